@@ -1,0 +1,1 @@
+"""The Ray side: thin wrappers that spread the functions of rec."""

@@ -1,0 +1,1 @@
+"""Ray Data: cleaning, sequences, embedding and batch recommendation."""

@@ -1,0 +1,1 @@
+"""Ray Serve: one deployment a file, each wraps one step of rec.ranking."""

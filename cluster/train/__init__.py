@@ -1,0 +1,1 @@
+"""Ray Train around the training loop of rec.models.training."""

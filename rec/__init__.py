@@ -1,0 +1,1 @@
+"""The recommender: everything that runs in one process and knows no Ray."""

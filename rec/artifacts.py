@@ -1,0 +1,237 @@
+"""Artifacts: the folders that stages hand to each other, and the workspace that holds them.
+
+An artifact is a folder with a ``manifest.json`` (kind, config, parents, counts, sha256 of every
+file). Its name is the hash of what it was made from, so unchanged input means an existing folder
+and nothing to do. It is written aside and renamed, so a reader sees all of it or none of it.
+
+``WORKSPACE/ROOM/HASH/`` is an artifact; ``WORKSPACE/ROOM/latest`` names the newest one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rec.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+ROOMS = (
+    "events",
+    "catalog",
+    "sequences",
+    "embeddings",
+    "models",
+    "indexes",
+    "reports",
+    "releases",
+    "feedback",
+)
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """Describe one finished folder.
+
+    Attributes:
+        path: the folder.
+        kind: the room it lives in (``events``, ``catalog``, ...).
+        name: the hash it is named by.
+        manifest: the whole manifest, as read.
+    """
+
+    path: Path
+    kind: str
+    name: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Return the counts that the stage wrote."""
+        counts: Mapping[str, Any] = self.manifest["counts"]
+        return counts
+
+    @property
+    def parents(self) -> Mapping[str, str]:
+        """Return the artifacts this one was made from, as ``kind -> name``."""
+        parents: Mapping[str, str] = self.manifest["parents"]
+        return parents
+
+
+@dataclass(kw_only=True, slots=True)
+class Draft:
+    """Hold an artifact while it is written: a folder aside, and the manifest's open fields."""
+
+    path: Path
+    counts: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def to_plain(value: Any) -> Any:
+    """Return ``value`` as JSON material: dataclasses become dicts, paths become strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def config_hash(kind: str, config: Any, parents: Mapping[str, str]) -> str:
+    """Return 16 hex digits that name the artifact made by ``config`` from ``parents``.
+
+    >>> config_hash("model", {"width": 8}, {"catalog": "a"})
+    '9e37fecc092e9f75'
+    >>> config_hash("model", {"width": 8}, {"catalog": "b"})
+    '0a763afcabfbb4cd'
+    """
+    payload = {
+        "format": FORMAT_VERSION,
+        "kind": kind,
+        "config": to_plain(config),
+        "parents": dict(parents),
+    }
+    text = json.dumps(payload, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON beside ``path`` and rename it over: a reader sees old or new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    text = json.dumps(to_plain(value), indent=1, sort_keys=True, ensure_ascii=False)
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def find_artifact(workspace: Path, kind: str, name: str) -> Artifact | None:
+    """Return the finished artifact of that name, or ``None`` where there is none."""
+    path = workspace / kind / name
+    return read_artifact(path) if (path / MANIFEST).is_file() else None
+
+
+def latest_artifact(workspace: Path, kind: str, *, made_by: str) -> Artifact:
+    """Return the newest artifact of a room.
+
+    Raises:
+        ArtifactError: the room is empty; the message names the job (``made_by``) that fills it.
+    """
+    pointer = workspace / kind / "latest"
+    if not pointer.is_file():
+        raise ArtifactError(
+            f"expected {kind} in workspace {workspace}, found none: "
+            f"run `python -m jobs.{made_by} RECIPE --workspace {workspace}` first"
+        )
+    return read_artifact(workspace / kind / pointer.read_text(encoding="utf-8").strip())
+
+
+def read_artifact(path: Path, *, verify: bool = False) -> Artifact:
+    """Return the artifact in a folder; with ``verify`` compare every file with its sha256.
+
+    Raises:
+        ArtifactError: no manifest, a newer format, or a file that is missing or changed.
+    """
+    source = path / MANIFEST
+    try:
+        manifest = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"expected an artifact with {MANIFEST} in {path}, found none: rerun the job"
+        ) from None
+    except ValueError as error:
+        raise ArtifactError(f"{source} is not JSON ({error}): delete {path} and rerun") from error
+    if manifest.get("format") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{source} has format {manifest.get('format')!r}, this version reads "
+            f"{FORMAT_VERSION}: rebuild it with the installed version"
+        )
+    if verify:
+        _verify_files(path, manifest["files"])
+    return Artifact(path=path, kind=manifest["kind"], name=manifest["name"], manifest=manifest)
+
+
+@contextmanager
+def write_artifact(
+    workspace: Path, kind: str, *, config: Any, parents: Mapping[str, str]
+) -> Iterator[Draft]:
+    """Give a folder to fill; on a clean exit it becomes the artifact, on an error it goes away.
+
+    The caller fills ``draft.path`` with files and ``draft.counts`` / ``draft.details``. The
+    manifest is written last, the folder is renamed, and ``latest`` points to it.
+    """
+    name = config_hash(kind, config, parents)
+    room = workspace / kind
+    room.mkdir(parents=True, exist_ok=True)
+    aside = room / f".{name}.{uuid.uuid4().hex[:8]}"
+    aside.mkdir()
+    draft = Draft(path=aside)
+    try:
+        yield draft
+        files = {
+            str(file.relative_to(aside)): {
+                "sha256": file_sha256(file),
+                "bytes": file.stat().st_size,
+            }
+            for file in sorted(aside.rglob("*"))
+            if file.is_file()
+        }
+        manifest = {
+            "format": FORMAT_VERSION,
+            "kind": kind,
+            "name": name,
+            "config": config,
+            "parents": dict(parents),
+            "counts": draft.counts,
+            "details": draft.details,
+            "files": files,
+        }
+        write_json(aside / MANIFEST, manifest)
+        final = room / name
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        point_latest(workspace, kind, name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def point_latest(workspace: Path, kind: str, name: str) -> None:
+    """Make ``name`` the newest artifact of its room, atomically."""
+    pointer = workspace / kind / "latest"
+    aside = pointer.with_name(f".latest.{uuid.uuid4().hex}")
+    aside.write_text(name + "\n", encoding="utf-8")
+    aside.replace(pointer)
+
+
+def _verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for relative, entry in files.items():
+        file = path / relative
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing: the folder is damaged, rebuild it")
+        if file_sha256(file) != entry["sha256"]:
+            raise ArtifactError(
+                f"{file} has changed since it was written (sha256 differs): rebuild it"
+            )

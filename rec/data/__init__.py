@@ -1,0 +1,1 @@
+"""Events, items, and how they become clean sequences."""

@@ -1,0 +1,1 @@
+"""Text to embeddings, and the fingerprint of the space they live in."""

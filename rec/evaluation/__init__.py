@@ -1,0 +1,1 @@
+"""Splits to metrics to a report."""

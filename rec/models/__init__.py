@@ -1,0 +1,1 @@
+"""User towers over item embeddings, baselines, losses and the training loop."""

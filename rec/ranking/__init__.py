@@ -1,0 +1,1 @@
+"""One request in the order it happens: history, index, ranker, penalties, list."""
