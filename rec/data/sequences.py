@@ -7,18 +7,23 @@ A *token* is what stands at one place of a sequence: an item (``1 .. V``) or a s
 Shapes: U users, E events of all users, V items, Q queries.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rec.data.events import SEARCH
+from rec.artifacts import write_json
 from rec.errors import ArtifactError
 
-QUERIES_FILE = "queries.parquet"
+VOCABULARY_FILE = "vocabulary.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +76,10 @@ class Sequences:
 
     def select_events(self, keep: NDArray[np.bool_]) -> "Sequences":
         """Return the same users with only the events where ``keep`` (bool ``(E,)``) holds."""
-        counts = np.zeros(self.num_users, dtype=np.int64)
-        np.add.at(counts, self.rows()[keep], 1)
+        counts = np.bincount(self.rows()[keep], minlength=self.num_users)
         return replace(
             self,
-            offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)]),
+            offsets=_offsets(counts),
             tokens=self.tokens[keep],
             timestamps_ms=self.timestamps_ms[keep],
             event_types=self.event_types[keep],
@@ -84,7 +88,7 @@ class Sequences:
     def select_users(self, rows: NDArray[np.int64]) -> "Sequences":
         """Return only the users at ``rows``, in that order."""
         lengths = self.lengths[rows]
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        offsets = _offsets(lengths)
         starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         picks = starts + np.arange(offsets[-1])
         return replace(
@@ -103,87 +107,120 @@ class Sequences:
 
 
 def build_sequences(
-    events: Iterable[pl.DataFrame], *, item_ids: Sequence[str], queries: Sequence[str]
+    events: pl.DataFrame,
+    *,
+    item_ids: Sequence[str],
+    queries: Sequence[str] = (),
+    event_type_names: Sequence[str] | None = None,
 ) -> Sequences:
-    """Return sequences from event frames that are already sorted by user, then time.
+    """Return the sequences of events that are already sorted by user, then time.
 
     Args:
-        events: frames with ``user_id, item_id, event_type, timestamp_ms, query``; all events of
-            one user stand in one frame.
+        events: ``user_id, item_id, event_type, timestamp_ms, query``.
         item_ids: the catalog's ids; position ``p`` is item index ``p + 1``.
         queries: distinct queries; position ``q`` is token ``V + 1 + q``.
+        event_type_names: the order of the type codes; the sorted types of ``events`` if absent.
+            Events of other types, items or queries are left out.
     """
-    items = pl.DataFrame(
-        {
-            "item_id": pl.Series(item_ids, dtype=pl.String),
-            "item_token": np.arange(1, len(item_ids) + 1, dtype=np.int32),
-        }
-    )
-    texts = pl.DataFrame(
-        {
-            "query": pl.Series(queries, dtype=pl.String),
-            "query_token": np.arange(
-                len(item_ids) + 1, len(item_ids) + len(queries) + 1, dtype=np.int32
-            ),
-        }
-    )
-    columns = ["user_id", "item_id", "event_type", "timestamp_ms", "query"]
-    frames = [frame.select(columns) for frame in events]
-    empty = pl.DataFrame(
-        schema={
-            "user_id": pl.String,
-            "item_id": pl.String,
-            "event_type": pl.String,
-            "timestamp_ms": pl.Int64,
-            "query": pl.String,
-        }
-    )
+    if event_type_names is None:
+        event_type_names = sorted(events["event_type"].unique().to_list())
+    num_items = len(item_ids)
     table = (
-        pl.concat([empty, *frames])
-        .join(items, on="item_id", how="left", maintain_order="left")
-        .join(texts, on="query", how="left", maintain_order="left")
-        .with_columns(pl.coalesce("item_token", "query_token").alias("token"))
-        .drop_nulls("token")
+        events.select("user_id", "item_id", "event_type", "timestamp_ms", "query")
+        .join(_codes("item_id", item_ids, 1), on="item_id", how="left", maintain_order="left")
+        .join(_codes("query", queries, num_items + 1), on="query", how="left", maintain_order="left")
+        .join(
+            _codes("event_type", event_type_names, 0),
+            on="event_type",
+            how="left",
+            maintain_order="left",
+        )
+        .with_columns(pl.coalesce("item_id_code", "query_code").alias("token"))
+        .drop_nulls(["token", "event_type_code"])
     )
-    names = tuple(sorted(table["event_type"].unique().to_list()))
-    codes = pl.DataFrame(
-        {
-            "event_type": pl.Series(names, dtype=pl.String),
-            "code": np.arange(len(names), dtype=np.int16),
-        }
-    )
-    table = table.join(codes, on="event_type", how="left", maintain_order="left")
     runs = table.select(pl.col("user_id").rle()).unnest("user_id")
     return Sequences(
         user_ids=runs["value"].to_list(),
-        offsets=np.concatenate(
-            [np.zeros(1, dtype=np.int64), np.cumsum(runs["len"].to_numpy().astype(np.int64))]
-        ),
+        offsets=_offsets(runs["len"].to_numpy()),
         tokens=table["token"].to_numpy().astype(np.int32),
         timestamps_ms=table["timestamp_ms"].to_numpy().astype(np.int64),
-        event_types=table["code"].to_numpy().astype(np.int16),
-        event_type_names=names,
-        num_items=len(item_ids),
+        event_types=table["event_type_code"].to_numpy().astype(np.int16),
+        event_type_names=tuple(event_type_names),
+        num_items=num_items,
         queries=tuple(queries),
     )
 
 
-def load_sequences(folder: Path, *, item_ids: Sequence[str]) -> Sequences:
-    """Return the sequences of an artifact folder (``part-*.parquet`` and its queries).
+def save_part(sequences: Sequences, path: Path) -> None:
+    """Write one part: a row per user with its tokens, times and event types as lists."""
+    offsets = pa.array(sequences.offsets, type=pa.int64())
+
+    def nested(values: NDArray[Any]) -> pa.Array:
+        return pa.LargeListArray.from_arrays(offsets, pa.array(values))
+
+    table = pa.table(
+        {
+            "user_id": pa.array(sequences.user_ids, type=pa.string()),
+            "tokens": nested(sequences.tokens),
+            "timestamps_ms": nested(sequences.timestamps_ms),
+            "event_types": nested(sequences.event_types),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def save_vocabulary(
+    folder: Path, *, num_items: int, queries: Sequence[str], event_type_names: Sequence[str]
+) -> None:
+    """Write what the numbers of all parts mean."""
+    write_json(
+        folder / VOCABULARY_FILE,
+        {
+            "num_items": num_items,
+            "queries": list(queries),
+            "event_type_names": list(event_type_names),
+        },
+    )
+
+
+def load_sequences(folder: Path) -> Sequences:
+    """Return the sequences of an artifact folder.
 
     Raises:
-        ArtifactError: the folder holds no parts.
+        ArtifactError: the folder holds no sequences.
     """
     parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
-        raise ArtifactError(f"expected part-*.parquet in {folder}, found none: rerun jobs.prepare")
-    queries = pl.read_parquet(folder / QUERIES_FILE)["query"].to_list()
-    return build_sequences(
-        (pl.read_parquet(part) for part in parts), item_ids=item_ids, queries=queries
+    if not parts or not (folder / VOCABULARY_FILE).is_file():
+        raise ArtifactError(f"expected sequences in {folder}, found none: rerun jobs.prepare")
+    vocabulary = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+    table = pa.concat_tables(pq.read_table(part) for part in parts).combine_chunks()
+
+    def flat(name: str, dtype: type) -> NDArray[Any]:
+        return table[name].combine_chunks().flatten().to_numpy().astype(dtype, copy=False)
+
+    lengths = pc.list_value_length(table["tokens"]).to_numpy()
+    return Sequences(
+        user_ids=table["user_id"].to_pylist(),
+        offsets=_offsets(lengths),
+        tokens=flat("tokens", np.int32),
+        timestamps_ms=flat("timestamps_ms", np.int64),
+        event_types=flat("event_types", np.int16),
+        event_type_names=tuple(vocabulary["event_type_names"]),
+        num_items=vocabulary["num_items"],
+        queries=tuple(vocabulary["queries"]),
     )
 
 
 def distinct_queries(events: pl.DataFrame) -> list[str]:
-    """Return the sorted distinct queries of the search events of a frame."""
-    queries = events.filter(pl.col("event_type") == SEARCH)["query"].drop_nulls().unique()
+    """Return the sorted distinct queries of the events that have no item."""
+    queries = events.filter(pl.col("item_id").is_null())["query"].drop_nulls().unique()
     return sorted(queries.to_list())
+
+
+def _codes(name: str, values: Sequence[str], first: int) -> pl.DataFrame:
+    codes = np.arange(first, first + len(values), dtype=np.int32)
+    return pl.DataFrame({name: pl.Series(values, dtype=pl.String), f"{name}_code": codes})
+
+
+def _offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,181 @@
+"""Baselines: what every table shows beside the model. Many logs are won by one of them.
+
+Each is fitted on training sequences and scores histories: ``score`` gives float32 ``(B, V)``.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from rec.data.sequences import Sequences
+from rec.models.scoring import top_k_in_blocks
+
+DAY_MS = 24 * 3600 * 1000
+
+
+class Scorer(Protocol):
+    """Score the whole catalog for some histories."""
+
+    name: str
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Return float32 ``(B, V)``."""
+        ...
+
+
+class ScoredLists:
+    """Make lists from any scorer."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.name = scorer.name
+        self._scorer = scorer
+
+    def top_k(self, histories: Sequences, *, k: int, exclude_seen: bool) -> NDArray[np.int32]:
+        """Return int32 ``(B, k)`` item indexes, 0 where none is left."""
+        return top_k_in_blocks(self._scorer.score, histories, k=k, exclude_seen=exclude_seen)
+
+
+class Popularity:
+    """Score an item by its events, of the whole log or of its newest days."""
+
+    def __init__(self, train: Sequences, *, last_days: int | None = None) -> None:
+        self.name = "popularity" if last_days is None else f"popularity_{last_days}_days"
+        self._counts = count_items(train, last_days=last_days).astype(np.float32)
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Return the same counts for every user; an item's all-time rank breaks no ties."""
+        return np.broadcast_to(self._counts, (histories.num_users, len(self._counts))).copy()
+
+
+class ItemKNN:
+    """Score an item by its cosine to the items of the history, over the users who had both.
+
+    Each item keeps its ``num_neighbors`` nearest. Also called item-based collaborative filtering.
+    Flaw: blind to order and time.
+
+    Source: Sarwar et al. 2001, Item-based collaborative filtering recommendation algorithms.
+    """
+
+    name = "item_knn"
+
+    def __init__(self, train: Sequences, *, num_neighbors: int = 100) -> None:
+        users = _user_items(train)
+        norms = np.sqrt(np.asarray(users.multiply(users).sum(axis=0)).ravel())
+        scaled = users @ sparse.diags_array(1 / np.maximum(norms, 1e-12))
+        self._neighbors = _nearest(scaled.tocsc(), num_neighbors)
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Return the summed similarities, float32 ``(B, V)``."""
+        scores: NDArray[np.float32] = (_user_items(histories) @ self._neighbors).toarray()
+        return scores.astype(np.float32)
+
+
+class Markov:
+    """Score an item by how often it followed the history's last item.
+
+    Items tied with the last one all count. Flaw: forgets everything before.
+    """
+
+    name = "markov"
+
+    def __init__(self, train: Sequences) -> None:
+        is_item = train.is_item
+        items = train.select_events(is_item)
+        same = np.diff(items.rows()) == 0
+        before, after = items.tokens[:-1][same] - 1, items.tokens[1:][same] - 1
+        ones = np.ones(len(before), dtype=np.float32)
+        shape = (train.num_items, train.num_items)
+        self._follows = sparse.csr_array((ones, (before, after)), shape=shape)
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Return the counts of transitions, float32 ``(B, V)``."""
+        items = histories.select_events(histories.is_item)
+        last = np.zeros(items.num_users, dtype=np.int64)
+        has_any = items.lengths > 0
+        last[has_any] = items.timestamps_ms[items.offsets[1:][has_any] - 1]
+        is_last = items.timestamps_ms == last[items.rows()]
+        scores: NDArray[np.float32] = (
+            _user_items(items.select_events(is_last)) @ self._follows
+        ).toarray()
+        return scores.astype(np.float32)
+
+
+class PersonalFrequency:
+    """Score an item by how often the user had it; the one to beat where repeats rule.
+
+    Flaw: says nothing about anything new; with seen items left out its lists are empty.
+    """
+
+    name = "personal_frequency"
+
+    def __init__(self, train: Sequences) -> None:
+        self._popularity = count_items(train).astype(np.float32)
+        self._popularity /= max(1.0, float(self._popularity.max(initial=0))) * 2
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Return the user's own counts, ties broken by popularity, float32 ``(B, V)``."""
+        items = histories.select_events(histories.is_item)
+        ones = np.ones(items.num_events, dtype=np.float32)
+        own = sparse.csr_array(
+            (ones, (items.rows(), items.tokens - 1)),
+            shape=(histories.num_users, histories.num_items),
+        )
+        scores: NDArray[np.float32] = own.toarray() + self._popularity
+        return scores.astype(np.float32)
+
+
+def fit_baselines(train: Sequences) -> list[ScoredLists]:
+    """Return the baselines that stand in every table, fitted on ``train``."""
+    scorers: list[Scorer] = [
+        Popularity(train),
+        Popularity(train, last_days=7),
+        ItemKNN(train),
+        Markov(train),
+        PersonalFrequency(train),
+    ]
+    return [ScoredLists(scorer) for scorer in scorers]
+
+
+def count_items(sequences: Sequences, *, last_days: int | None = None) -> NDArray[np.int64]:
+    """Return the events of each item, int64 ``(V,)``, of the newest days if asked."""
+    keep = sequences.is_item
+    if last_days is not None and sequences.num_events:
+        since = int(sequences.timestamps_ms.max()) - last_days * DAY_MS
+        keep = keep & (sequences.timestamps_ms > since)
+    return np.bincount(sequences.tokens[keep] - 1, minlength=sequences.num_items)
+
+
+def _user_items(sequences: Sequences) -> sparse.csr_array:
+    """Return who had what, 0 or 1, float32 sparse ``(B, V)``."""
+    items = sequences.select_events(sequences.is_item)
+    ones = np.ones(items.num_events, dtype=np.float32)
+    matrix = sparse.csr_array(
+        (ones, (items.rows(), items.tokens - 1)), shape=(sequences.num_users, sequences.num_items)
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def _nearest(scaled: sparse.csc_array, num_neighbors: int) -> sparse.csr_array:
+    """Return each item's largest cosines, sparse ``(V, V)``, a block of items at a time."""
+    num_items = scaled.shape[1]
+    transposed = scaled.T.tocsr()
+    rows, columns, values = [], [], []
+    size = max(1, (1 << 23) // max(1, num_items))
+    for start in range(0, num_items, size):
+        block = (transposed[start : start + size] @ scaled).toarray()
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = 0
+        width = min(num_neighbors, num_items)
+        picks = np.argpartition(-block, width - 1, axis=1)[:, :width]
+        picked = np.take_along_axis(block, picks, axis=1)
+        keep = picked > 0
+        rows.append(np.repeat(np.arange(start, start + len(block)), keep.sum(axis=1)))
+        columns.append(picks[keep])
+        values.append(picked[keep])
+    return sparse.csr_array(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(num_items, num_items),
+    )

@@ -1,0 +1,140 @@
+"""A release as files: everything that answering needs, and nothing about any user.
+
+``items.parquet`` the catalog, ``popularity.parquet`` counts by item, ``embeddings.safetensors`` the
+text embeddings (``text``, row 0 = padding) and e_i (``items``), ``model.safetensors`` the towers,
+``release.json`` configuration: model, ranking, encoder, fingerprint, event types.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rec.artifacts import write_json
+from rec.errors import ArtifactError, ConfigError
+from rec.models.sequence_model import ModelConfig, SequenceModel
+
+RELEASE_FILE = "release.json"
+ENCODER_FILE = "encoder.json"
+POPULARITY_FILE = "popularity.parquet"
+ITEMS_FILE = "items.parquet"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+MODEL_FILE = "model.safetensors"
+ANSWER_FILES = (
+    RELEASE_FILE,
+    ENCODER_FILE,
+    POPULARITY_FILE,
+    ITEMS_FILE,
+    EMBEDDINGS_FILE,
+    MODEL_FILE,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankingConfig:
+    """Say how candidates become a list."""
+
+    exclude_seen: bool = True
+    """Leave out what the user has already had; turn off where repeats are wanted."""
+    penalty_weight: float = 0.0
+    """The article's lambda: how much an item's standardised popularity lowers its score."""
+    num_candidates: int = 200
+    """Items that retrieval hands to the ranker; at least ten times k is sensible."""
+
+    def __post_init__(self) -> None:
+        if self.penalty_weight < 0:
+            raise ConfigError(
+                f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}"
+            )
+        if self.num_candidates < 1:
+            raise ConfigError(
+                f"--ranking.num-candidates must be >= 1, got {self.num_candidates}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseFiles:
+    """Hold a release's content in memory."""
+
+    items: pl.DataFrame
+    counts: pl.DataFrame
+    """``item_index, item_id, title, count, recent_count``, most events first."""
+    text: Tensor
+    """float32 ``(1 + V, D_text)``."""
+    embeddings: Tensor
+    """float32 ``(V, D)``, e_i."""
+    model: SequenceModel
+    ranking: RankingConfig
+    encoder: Mapping[str, Any]
+    fingerprint: str
+    event_type_names: Sequence[str]
+    is_pseudonymized: bool
+
+
+def write_release_files(folder: Path, files: ReleaseFiles) -> None:
+    """Write everything into a folder."""
+    files.items.write_parquet(folder / ITEMS_FILE, compression="zstd")
+    files.counts.write_parquet(folder / POPULARITY_FILE, compression="zstd")
+    tensors = {"text": files.text.contiguous(), "items": files.embeddings.contiguous()}
+    save_file(tensors, folder / EMBEDDINGS_FILE)
+    save_file(files.model.state_dict(), folder / MODEL_FILE)
+    write_json(folder / ENCODER_FILE, files.encoder)
+    write_json(
+        folder / RELEASE_FILE,
+        {
+            "model": files.model.config,
+            "ranking": files.ranking,
+            "fingerprint": files.fingerprint,
+            "event_type_names": list(files.event_type_names),
+            "pseudonymized": files.is_pseudonymized,
+        },
+    )
+
+
+def read_release_files(folder: Path) -> ReleaseFiles:
+    """Return the content of a release folder.
+
+    Raises:
+        ArtifactError: a file is missing.
+    """
+    missing = [name for name in ANSWER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ArtifactError(f"expected {', '.join(missing)} in {folder}: rerun jobs.index")
+    values = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
+    items = pl.read_parquet(folder / ITEMS_FILE)
+    tensors = load_file(folder / EMBEDDINGS_FILE)
+    config = ModelConfig(**values["model"])
+    model = SequenceModel(
+        tensors["text"],
+        num_items=items.height,
+        num_event_types=len(values["event_type_names"]),
+        config=config,
+    )
+    model.load_state_dict(load_file(folder / MODEL_FILE))
+    return ReleaseFiles(
+        items=items,
+        counts=pl.read_parquet(folder / POPULARITY_FILE),
+        text=tensors["text"],
+        embeddings=tensors["items"],
+        model=model.eval(),
+        ranking=RankingConfig(**values["ranking"]),
+        encoder=json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8")),
+        fingerprint=values["fingerprint"],
+        event_type_names=tuple(values["event_type_names"]),
+        is_pseudonymized=values["pseudonymized"],
+    )
+
+
+@torch.inference_mode()
+def embed_items(model: SequenceModel) -> Tensor:
+    """Return e_i of every item, float32 ``(V, D)``."""
+    model.eval()
+    indexes = torch.arange(1, model.items.num_items + 1)
+    blocks = [model.items(block) for block in indexes.split(1 << 16)]
+    return torch.cat(blocks).contiguous()
