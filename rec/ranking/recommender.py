@@ -21,8 +21,9 @@ from torch import Tensor
 from rec.artifacts import read_artifact
 from rec.data.events import Event
 from rec.data.sequences import Sequences
-from rec.errors import ConfigError, DataError
+from rec.errors import ArtifactError, ConfigError, DataError
 from rec.models.batches import history_batch
+from rec.models.sequence_model import SequenceModel
 from rec.ranking.index import ExactIndex
 from rec.ranking.penalties import popularity_penalty
 from rec.ranking.release import ReleaseFiles, read_release_files
@@ -187,31 +188,16 @@ class Recommender:
             is_cold=is_cold,
         )
 
-    @torch.inference_mode()
     def embed_users(
         self, histories: Sequences, *, query_embeddings: NDArray[np.float32] | None = None
     ) -> Tensor:
         """Return e_u, float32 ``(B, D)``; zeros for a user without events."""
-        model = self.files.model
-        width = self.files.embeddings.shape[1]
-        queries = torch.zeros((0, width))
-        if query_embeddings is not None and len(query_embeddings):
-            queries = model.items.embed_text(torch.from_numpy(query_embeddings))
-        table = torch.cat([torch.zeros((1, width)), self.files.embeddings, queries])
-        users = torch.zeros((histories.num_users, width))
-        for start in range(0, histories.num_users, _USER_BLOCK):
-            rows = np.arange(start, min(start + _USER_BLOCK, histories.num_users))
-            batch = history_batch(histories.select_users(rows), max_length=self.history_length)
-            tokens = torch.from_numpy(batch.tokens)
-            states = model.encode(
-                table[tokens],
-                tokens > 0,
-                torch.from_numpy(batch.timestamps_s),
-                torch.from_numpy(batch.event_types),
-            )  # (B, L, D)
-            users[rows] = states[:, -1]
-        users[torch.from_numpy(histories.lengths == 0)] = 0.0
-        return users
+        return embed_histories(
+            self.files.model,
+            histories,
+            items=self.files.embeddings,
+            query_embeddings=query_embeddings,
+        )
 
     def similar(self, item_id: str, *, k: int) -> RankedList:
         """Return the items nearest to one item in the towers' space.
@@ -353,6 +339,45 @@ class Recommender:
         return RankedList(items=items, degraded=(MISSING_QUERIES,) if is_degraded else ())
 
 
+@torch.inference_mode()
+def embed_histories(
+    model: SequenceModel,
+    histories: Sequences,
+    *,
+    items: Tensor,
+    query_embeddings: NDArray[np.float32] | None = None,
+) -> Tensor:
+    """Return e_u of each history, float32 ``(B, D)``; zeros for a user without events.
+
+    Args:
+        model: the towers, in evaluation mode.
+        histories: any lengths; the newest ``max_length`` events are read.
+        items: float32 ``(V, D)``, e_i of the catalog.
+        query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
+    """
+    width = items.shape[1]
+    queries = torch.zeros((0, width))
+    if query_embeddings is not None and len(query_embeddings):
+        queries = model.items.embed_text(torch.from_numpy(query_embeddings))
+    table = torch.cat([torch.zeros((1, width)), items, queries])
+    users = torch.zeros((histories.num_users, width))
+    # Users of like length share a batch: padding is work.
+    order = np.argsort(histories.lengths, kind="stable")
+    for start in range(0, len(order), _USER_BLOCK):
+        rows = order[start : start + _USER_BLOCK]
+        batch = history_batch(histories.select_users(rows), max_length=model.config.max_length)
+        tokens = torch.from_numpy(batch.tokens)
+        states = model.encode(
+            table[tokens],
+            tokens > 0,
+            torch.from_numpy(batch.timestamps_s),
+            torch.from_numpy(batch.event_types),
+        )  # (B, L, D)
+        users[torch.from_numpy(rows)] = states[:, -1]
+    users[torch.from_numpy(histories.lengths == 0)] = 0.0
+    return users
+
+
 def _popularity_order(by_index: pl.DataFrame) -> NDArray[np.float32]:
     """Return each item's place by recent, then by all events, as 1 (best) down to 0."""
     recent, total = by_index["recent_count"].to_numpy(), by_index["count"].to_numpy()
@@ -386,8 +411,6 @@ def current_release(workspace: Path) -> Path:
     """
     pointer = workspace / "current"
     if not pointer.is_file():
-        from rec.errors import ArtifactError
-
         raise ArtifactError(
             f"expected a promoted release in {workspace}, found none: "
             f"run `python -m jobs.promote RECIPE --workspace {workspace}` first"

@@ -24,13 +24,17 @@ from rec.data.cleaning import (
     clean_partition,
     normalise_events,
 )
-from rec.data.files import REASON, list_files, read_chunks
+from rec.data.files import RAW, REASON, ROW, list_files, read_chunks
+from rec.errors import DataError
 from rec.data.items import CATALOG_FILE, clean_items, load_items
-from rec.data.privacy import load_or_create_key
+from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import build_sequences, distinct_queries, save_part, save_vocabulary
 from rec.spread import Spread, in_process
 
+
 KEY_FILE = "pseudonym.key"
+USERS_FILE = "users.parquet"
+"""User attributes, beside the items: kept for cold start, under pseudonyms."""
 FEEDBACK_BATCHES = Path("feedback") / "batches"
 """Where ``jobs.ingest`` leaves what serving has logged: part of every log."""
 
@@ -166,7 +170,9 @@ def prepare(
         DataError: nothing to read, a column missing, or a log that is too bad. Nothing is
             written then.
     """
-    catalog, catalog_is_old = _prepare_catalog(workspace, items=items, users=users)
+    catalog, catalog_is_old = _prepare_catalog(
+        workspace, items=items, users=users, config=config
+    )
     batches = workspace / FEEDBACK_BATCHES
     sources = list_files(events)
     sources += sorted(str(path.resolve()) for path in batches.glob("*.parquet"))
@@ -211,7 +217,7 @@ def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
     """Return each user's partition, int32; a stable hash, equal on every machine.
 
     >>> partition_of(pl.Series(["a", "b", "a"]), 4).to_list()
-    [2, 0, 2]
+    [3, 3, 3]
     """
     distinct = user_ids.unique()
     numbers = [xxhash.xxh3_64_intdigest(user_id.encode()) % num_partitions for user_id in distinct]
@@ -227,17 +233,25 @@ def _digests(paths: Sequence[str]) -> list[str]:
 
 
 def _prepare_catalog(
-    workspace: Path, *, items: Sequence[str], users: Sequence[str]
+    workspace: Path, *, items: Sequence[str], users: Sequence[str], config: CleaningConfig
 ) -> tuple[Artifact, bool]:
     files = list_files(items)
     user_files = list_files(users) if users else []
-    settings = {"files": _digests(files), "users": _digests(user_files)}
+    settings = {
+        "files": _digests(files),
+        "users": _digests(user_files),
+        "pseudonymize_users": config.pseudonymize_users,
+    }
     found = find_artifact(workspace, "catalog", config_hash("catalog", settings, {}))
     if found is not None:
         point_latest(workspace, "catalog", found.name)
         return found, True
     catalog = clean_items([(path, chunk) for path in files for chunk in read_chunks(path)])
+    attributes = _read_users(workspace, user_files, config=config)
     with write_artifact(workspace, "catalog", config=settings, parents={}) as draft:
+        if attributes is not None:
+            attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
+            draft.details["users"] = attributes.height
         catalog.items.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
         if catalog.quarantined.height:
             catalog.quarantined.write_parquet(draft.path / "quarantine.parquet")
@@ -248,6 +262,26 @@ def _prepare_catalog(
             "quarantined": dict(catalog.quarantined[REASON].value_counts().iter_rows()),
         }
     return _found(workspace, "catalog", settings, {}), False
+
+
+def _read_users(
+    workspace: Path, files: Sequence[str], *, config: CleaningConfig
+) -> pl.DataFrame | None:
+    if not files:
+        return None
+    frames = []
+    for path in files:
+        for chunk in read_chunks(path):
+            if "user_id" not in chunk.columns:
+                found = ", ".join(chunk.columns)
+                raise DataError(f"{path}: expected a column 'user_id', found {found}")
+            frames.append(chunk.drop(REASON, RAW, ROW).drop_nulls("user_id"))
+    users = pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col("user_id").cast(pl.String))
+    if config.pseudonymize_users:
+        key = load_or_create_key(workspace / KEY_FILE)
+        names = pseudonyms(users["user_id"].to_list(), key)
+        users = users.with_columns(pl.Series("user_id", names, dtype=pl.String))
+    return users.unique("user_id", keep="last", maintain_order=True).sort("user_id")
 
 
 def _clean(

@@ -1,0 +1,114 @@
+"""Connect to Ray: once, with token authentication, on loopback.
+
+The only file that calls ``ray.init``. Inside a submitted job, or where ``RAY_ADDRESS`` is set, the
+running cluster is used; else a local one is started and stopped again.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.resources import Profile
+from rec.errors import ConfigError
+
+MIN_RAY = (2, 60)
+UNSAFE_SWITCHES = ("RAY_cloudpickle_unsafe", "RAY_DATA_ALLOW_UNSAFE_EXTENSION_DESERIALIZATION")
+"""Settings with which a data file may run code; we refuse to start with them."""
+SERVE_SWITCHES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Replaying is safe: mutating calls are idempotent by event_id.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+}
+LOOPBACK = "127.0.0.1"
+
+
+@contextmanager
+def connect(profile: Profile) -> Iterator[None]:
+    """Hold a connection to Ray; nested calls share the outermost one.
+
+    Raises:
+        ConfigError: Ray is too old, or one of its unsafe switches is set.
+    """
+    prepare_environment(os.environ)
+    import ray  # noqa: PLC0415 - a second of import that --help need not pay
+
+    if ray.is_initialized():
+        yield
+        return
+    check_ray(ray.__version__)
+    address = os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **quiet)
+        yield
+        ray.shutdown()
+        return
+    with tempfile.TemporaryDirectory(prefix="nextray-", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=profile.object_store_bytes,
+            _temp_dir=folder,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Set what Ray reads when it starts: the token, loopback, Serve's fast path, no statistics.
+
+    Raises:
+        ConfigError: an unsafe switch of Ray is set.
+    """
+    for name in UNSAFE_SWITCHES:
+        if environment.get(name, "0") not in ("", "0", "false", "False"):
+            raise ConfigError(f"{name} lets data files run code: unset it to start nextray")
+    environment["RAY_AUTH_MODE"] = "token"
+    ensure_token(environment)
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    environment.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Workers import our packages from where the driver does.
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    if root not in paths:
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in [root, *paths] if path)
+    for name, value in SERVE_SWITCHES.items():
+        environment.setdefault(name, value)
+
+
+def ensure_token(environment: MutableMapping[str, str]) -> None:
+    """Make sure a token exists and only its owner can read it: ``~/.ray/auth_token``."""
+    if environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+        aside.replace(path)
+    path.chmod(0o600)
+
+
+def check_ray(version: str) -> None:
+    """Refuse a Ray with known holes.
+
+    Raises:
+        ConfigError: the version is below 2.60.
+    """
+    parts = tuple(int(part) for part in version.split(".")[:2])
+    if parts < MIN_RAY:
+        raise ConfigError(
+            f"expected Ray >= 2.60 (older ones run code of strangers), got {version}: upgrade it"
+        )

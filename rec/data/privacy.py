@@ -1,0 +1,102 @@
+"""Pseudonyms: user ids are stored as keyed hashes, so that files alone name nobody.
+
+The key lives in one file of the workspace. Who holds it can recompute a pseudonym from an id (and
+so honour an access or erasure request), but not the id from a pseudonym. Flaw: behaviour itself
+can identify a person; a pseudonymous log is still personal data.
+"""
+
+import hmac
+import os
+import secrets
+import stat
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from rec.errors import ArtifactError
+
+KEY_BYTES = 32
+_PSEUDONYM_HEX_DIGITS = 32
+_OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def load_or_create_key(path: Path) -> bytes:
+    """Return the key of a file, which is created with 32 random bytes where there is none.
+
+    Processes that create it at the same time all get the same key.
+
+    Raises:
+        ArtifactError: the file can be read by others, or does not hold 64 hex digits.
+    """
+    if not path.exists():
+        create_private_file(path, secrets.token_hex(KEY_BYTES) + "\n")
+    text = read_private_file(path).strip()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ArtifactError(
+            f"expected {2 * KEY_BYTES} hex digits in {path}, found something else: restore the key "
+            "from a backup; with a new key every known user becomes a stranger"
+        )
+    return key
+
+
+def pseudonym(user_id: str, key: bytes) -> str:
+    """Return 32 hex digits that stand for a user: HMAC-SHA-256 of the id, cut to 128 bits.
+
+    >>> pseudonym("alice", bytes(32))
+    'ce3837f76a54a635191b1704ac767226'
+    >>> pseudonym("alice", bytes(32)) == pseudonym("alice", b"1" * 32)
+    False
+    """
+    return hmac.digest(key, user_id.encode(), "sha256").hex()[:_PSEUDONYM_HEX_DIGITS]
+
+
+def pseudonyms(user_ids: Sequence[str], key: bytes) -> list[str]:
+    """Return one pseudonym per id, in order; each distinct id is hashed once.
+
+    >>> pseudonyms(["a", "b", "a"], bytes(32))[0] == pseudonym("a", bytes(32))
+    True
+    """
+    known = {user_id: pseudonym(user_id, key) for user_id in set(user_ids)}
+    return [known[user_id] for user_id in user_ids]
+
+
+def create_private_file(path: Path, text: str) -> bool:
+    """Write a file that only its owner may read (mode 0600), unless there is one already.
+
+    Returns:
+        Whether this call created it; of several callers at once exactly one gets ``True``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A hard link fails where the name exists, a rename would replace the winner's file.
+        path.hardlink_to(aside)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True
+
+
+def read_private_file(path: Path) -> str:
+    """Return the text of a file that only its owner may read.
+
+    Raises:
+        ArtifactError: group or world may read it.
+    """
+    mode = path.stat().st_mode
+    if mode & _OPEN_TO_OTHERS:
+        raise ArtifactError(
+            f"{path} is a secret but has mode {stat.S_IMODE(mode):04o}, expected 0600: "
+            f"run `chmod 600 {path}`"
+        )
+    return path.read_text(encoding="utf-8")

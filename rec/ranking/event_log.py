@@ -1,0 +1,256 @@
+"""The event log: what users did since the last release, durable before it is acknowledged.
+
+One SQLite file (WAL, ``synchronous=FULL``) that all processes of one machine open. Events carry a
+growing ``seq`` (with gaps where duplicates came), impressions stand beside them. At-least-once in,
+exactly-once in effect: an event whose ``event_id`` is known already is counted as a duplicate and
+changes nothing.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rec.data.event_ids import content_event_id
+from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
+from rec.errors import ArtifactError
+
+LOG_FILE = Path("feedback") / "events.db"
+"""Where a workspace keeps its log."""
+_BUSY_TIMEOUT_S = 10.0
+"""How long a writer waits for another process; a commit takes milliseconds."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id TEXT NOT NULL,
+    item_id TEXT,
+    event_type TEXT NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    value REAL,
+    query TEXT,
+    session_id TEXT,
+    event_id TEXT NOT NULL UNIQUE,
+    impression_id TEXT
+);
+CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id, timestamp_ms);
+CREATE TABLE IF NOT EXISTS impressions (
+    impression_id TEXT PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    user_id TEXT,
+    timestamp_ms INTEGER NOT NULL,
+    item_ids TEXT NOT NULL,
+    positions TEXT NOT NULL,
+    propensities TEXT NOT NULL,
+    scores TEXT NOT NULL,
+    release TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS impressions_by_user ON impressions (user_id);
+CREATE TABLE IF NOT EXISTS bases (
+    generation INTEGER PRIMARY KEY AUTOINCREMENT,
+    release TEXT NOT NULL,
+    ingested_through INTEGER NOT NULL,
+    is_ready INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS base_history (
+    generation INTEGER NOT NULL,
+    user_id TEXT NOT NULL,
+    events TEXT NOT NULL,
+    PRIMARY KEY (generation, user_id)
+) WITHOUT ROWID;
+"""
+_EVENT_FIELDS = tuple(EVENT_SCHEMA.names)
+_IMPRESSION_FIELDS = tuple(IMPRESSION_SCHEMA.names)
+_LIST_FIELDS = frozenset({"item_ids", "positions", "propensities", "scores"})
+
+
+def _insert(table: str, fields: Sequence[str], key: str) -> str:
+    """Return the statement that adds a row unless its key is there."""
+    marks = ", ".join("?" * len(fields))
+    return (
+        f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({marks}) ON CONFLICT ({key}) DO NOTHING"
+    )
+
+
+_INSERT_EVENT = _insert("events", _EVENT_FIELDS, "event_id")
+_INSERT_IMPRESSION = _insert("impressions", _IMPRESSION_FIELDS, "impression_id")
+_SELECT_EVENTS = (
+    f"SELECT seq, {', '.join(_EVENT_FIELDS)} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
+)
+
+
+class Appended(NamedTuple):
+    """Count what became of some events: new ones, and those that were known already."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Write:
+    """Hold what one caller wants to be durable."""
+
+    events: Sequence[Event] = ()
+    impressions: Sequence[Impression] = ()
+
+
+class EventLog:
+    """Append to and read the log of one workspace; safe for threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which is created where there is none.
+
+        Raises:
+            ArtifactError: the file is not a SQLite database or cannot be opened.
+        """
+        self.path = path
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.transaction() as connection:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+        except sqlite3.Error as error:
+            raise ArtifactError(
+                f"cannot open the event log {path} ({error}): check the folder's rights and disk, "
+                "or restore the file from a backup"
+            ) from error
+
+    def append(self, events: Sequence[Event]) -> Appended:
+        """Make events durable in one transaction; an event without id gets its content's hash."""
+        return self.commit([Write(events=events)])[0]
+
+    def append_impressions(self, impressions: Sequence[Impression]) -> None:
+        """Make impressions durable in one transaction; a known ``impression_id`` is left alone."""
+        self.commit([Write(impressions=impressions)])
+
+    def commit(self, writes: Sequence[Write]) -> list[Appended]:
+        """Make the writes of several callers durable in one transaction: all of them or none.
+
+        Returns:
+            One count per write, in order; only events count.
+        """
+        counts: list[Appended] = []
+        with self.transaction() as connection:
+            for write in writes:
+                before = connection.total_changes
+                connection.executemany(_INSERT_EVENT, map(_event_row, write.events))
+                accepted = connection.total_changes - before
+                counts.append(Appended(accepted, len(write.events) - accepted))
+                connection.executemany(_INSERT_IMPRESSION, map(_impression_row, write.impressions))
+        return counts
+
+    def read_after(self, seq: int, limit: int) -> list[tuple[int, Event]]:
+        """Return the first ``limit`` events whose ``seq`` is greater, in order of ``seq``."""
+        rows = self.connection().execute(_SELECT_EVENTS, (seq, limit)).fetchall()
+        return [(row[0], Event(**dict(zip(_EVENT_FIELDS, row[1:], strict=True)))) for row in rows]
+
+    def read_impressions(self, *, limit: int) -> list[Impression]:
+        """Return the newest impressions, newest first."""
+        rows = self.connection().execute(
+            f"SELECT {', '.join(_IMPRESSION_FIELDS)} FROM impressions "
+            "ORDER BY timestamp_ms DESC, rowid DESC LIMIT ?",
+            (limit,),
+        )
+        return [_impression(row) for row in rows]
+
+    def last_seq(self) -> int:
+        """Return the newest event's ``seq``; 0 for an empty log."""
+        row = self.connection().execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
+        return int(row[0])
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that holds the write lock; commit on a clean exit, else roll back."""
+        connection = self.connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection whose reads all see one state of the file."""
+        connection = self.connection()
+        connection.execute("BEGIN DEFERRED")
+        try:
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = _connect(self.path)
+            self._local.connection = found
+            with self._lock:
+                self._connections.append(found)
+        return found
+
+    def close(self) -> None:
+        """Close every thread's connection; the log must not be used after."""
+        with self._lock:
+            while self._connections:
+                self._connections.pop().close()
+        self._local = threading.local()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=_BUSY_TIMEOUT_S,
+        # Transactions are opened by hand, so that each says which lock it takes.
+        isolation_level=None,
+        # ``close`` runs in another thread; otherwise a connection stays in its own.
+        check_same_thread=False,
+    )
+    _set_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite does not wait for its lock here, so we do."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            is_locked = error.sqlite_errorcode & 0xFF in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+            )
+            if not is_locked or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    if event.event_id is None:
+        event = replace(event, event_id=content_event_id(event))
+    return tuple(getattr(event, name) for name in _EVENT_FIELDS)
+
+
+def _impression_row(impression: Impression) -> tuple[object, ...]:
+    values = ((name, getattr(impression, name)) for name in _IMPRESSION_FIELDS)
+    return tuple(json.dumps(value) if name in _LIST_FIELDS else value for name, value in values)
+
+
+def _impression(row: Sequence[object]) -> Impression:
+    values = dict(zip(_IMPRESSION_FIELDS, row, strict=True))
+    lists = {name: tuple(json.loads(str(values[name]))) for name in _LIST_FIELDS}
+    return Impression(**{**values, **lists})  # type: ignore[arg-type]

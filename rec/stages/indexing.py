@@ -1,0 +1,135 @@
+"""Indexing: a trained model and the catalog to the files that answer requests."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from rec.artifacts import (
+    Artifact,
+    config_hash,
+    find_artifact,
+    latest_artifact,
+    point_latest,
+    read_artifact,
+    write_artifact,
+)
+from rec.data.items import load_items
+from rec.data.sequences import Sequences, load_sequences
+from rec.errors import ArtifactError
+from rec.models.baselines import count_items
+from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
+from rec.stages.embedding import load_embeddings
+from rec.stages.training import SERVED, build_model, load_model, settings_from
+
+RECENT_DAYS = 7
+
+
+def index(workspace: Path, *, ranking: RankingConfig) -> tuple[Artifact, bool]:
+    """Return the index of the newest model, and whether it was there.
+
+    Raises:
+        ArtifactError: nothing was trained, or the embeddings are of another fingerprint.
+    """
+    model = latest_artifact(workspace, "models", made_by="train")
+    embeddings = read_artifact(workspace / "embeddings" / model.parents["embeddings"])
+    check_fingerprints(workspace, model=model, embeddings=embeddings)
+    parents = {**model.parents, "models": model.name}
+    found = find_artifact(workspace, "indexes", config_hash("indexes", ranking, parents))
+    if found is not None:
+        point_latest(workspace, "indexes", found.name)
+        return found, True
+    catalog = read_artifact(workspace / "catalog" / model.parents["catalog"])
+    log = read_artifact(workspace / "events" / model.parents["events"])
+    sequences = load_sequences(workspace / "sequences" / model.parents["sequences"])
+    files = release_files(
+        model,
+        embeddings,
+        sequences,
+        items=load_items(catalog.path),
+        weights=SERVED,
+        ranking=ranking,
+        is_pseudonymized=log.manifest["details"]["pseudonymized"],
+    )
+    with write_artifact(workspace, "indexes", config=ranking, parents=parents) as draft:
+        write_release_files(draft.path, files)
+        draft.counts |= {"items": files.items.height, "width": files.embeddings.shape[1]}
+        draft.details |= {
+            "fingerprint": files.fingerprint,
+            "ingested_through": log.manifest["details"]["ingested_through"],
+        }
+    made = find_artifact(workspace, "indexes", config_hash("indexes", ranking, parents))
+    assert made is not None
+    return made, False
+
+
+def release_files(
+    model: Artifact,
+    embeddings: Artifact,
+    sequences: Sequences,
+    *,
+    items: pl.DataFrame,
+    weights: str,
+    ranking: RankingConfig,
+    is_pseudonymized: bool,
+) -> ReleaseFiles:
+    """Return what answers requests with one set of a model's weights.
+
+    Args:
+        model: artifact of kind ``models``.
+        embeddings: the artifact it was trained on.
+        sequences: events that popularity is counted over.
+        items: the catalog.
+        weights: ``EVALUATED`` or ``SERVED``.
+        ranking: how lists are made.
+        is_pseudonymized: whether user ids are stored as pseudonyms.
+    """
+    settings = settings_from(model.manifest["config"])
+    towers = load_model(
+        build_model(embeddings, sequences, settings.model, seed=settings.training.seed),
+        model,
+        weights=weights,
+    )
+    e_i = embed_items(towers)
+    # What answers knows the items only: queries come as text and are encoded then.
+    towers.items.text = towers.items.text[: items.height + 1]
+    return ReleaseFiles(
+        items=items,
+        counts=count_table(sequences, items),
+        text=torch.from_numpy(np.ascontiguousarray(towers.items.text.numpy())),
+        embeddings=e_i,
+        model=towers,
+        ranking=ranking,
+        encoder=embeddings.manifest["config"]["encoder"],
+        fingerprint=embeddings.manifest["config"]["fingerprint"],
+        event_type_names=sequences.event_type_names,
+        is_pseudonymized=is_pseudonymized,
+    )
+
+
+def count_table(sequences: Sequences, items: pl.DataFrame) -> pl.DataFrame:
+    """Return each item's events, all and of the newest days, most first."""
+    counts = items.select("item_index", "item_id", "title").with_columns(
+        pl.Series("count", count_items(sequences), dtype=pl.Int64),
+        pl.Series(
+            "recent_count", count_items(sequences, last_days=RECENT_DAYS), dtype=pl.Int64
+        ),
+    )
+    return counts.sort(
+        ["recent_count", "count", "item_index"], descending=[True, True, False]
+    )
+
+
+def check_fingerprints(workspace: Path, *, model: Artifact, embeddings: Artifact) -> None:
+    """Refuse to mix two encoders.
+
+    Raises:
+        ArtifactError: the model was trained on embeddings of another fingerprint.
+    """
+    ours, theirs = model.manifest["details"]["fingerprint"], embeddings.manifest["config"]
+    if ours != theirs["fingerprint"]:
+        raise ArtifactError(
+            f"the model was trained on encoder {ours}, the embeddings are of "
+            f"{theirs['fingerprint']}: run `python -m jobs.train RECIPE --workspace {workspace}`"
+        )

@@ -1,0 +1,50 @@
+"""Ingestion: what serving has logged becomes a batch file that the next ``prepare`` reads.
+
+A batch is named by the log numbers it holds, ``batch-FIRST-LAST.parquet``; the next one begins
+after the largest LAST. The file's rename is the commit, so every event is taken exactly once.
+"""
+
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rec.data.events import EVENT_SCHEMA
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.stages.preparation import FEEDBACK_BATCHES
+
+BATCH_EVENTS = 100_000
+"""Events of one file."""
+
+
+def ingest(workspace: Path) -> dict[str, int]:
+    """Drain the event log into batch files; return how many events and files were written."""
+    folder = workspace / FEEDBACK_BATCHES
+    taken = last_ingested(workspace)
+    counts = {"events": 0, "batches": 0, "ingested_through": taken}
+    if not (workspace / LOG_FILE).is_file():
+        return counts
+    folder.mkdir(parents=True, exist_ok=True)
+    log = EventLog(workspace / LOG_FILE)
+    try:
+        while rows := log.read_after(taken, BATCH_EVENTS):
+            first, last = rows[0][0], rows[-1][0]
+            columns = {
+                name: [getattr(event, name) for _, event in rows] for name in EVENT_SCHEMA.names
+            }
+            aside = folder / f".batch.{uuid.uuid4().hex[:8]}"
+            pq.write_table(pa.table(columns, schema=EVENT_SCHEMA), aside)
+            aside.replace(folder / f"batch-{first:012d}-{last:012d}.parquet")
+            counts["events"] += len(rows)
+            counts["batches"] += 1
+            taken = counts["ingested_through"] = last
+    finally:
+        log.close()
+    return counts
+
+
+def last_ingested(workspace: Path) -> int:
+    """Return the largest log number that a batch holds; 0 before the first."""
+    batches = (workspace / FEEDBACK_BATCHES).glob("batch-*.parquet")
+    return max((int(batch.stem.rsplit("-", 1)[1]) for batch in batches), default=0)

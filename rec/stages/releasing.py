@@ -1,0 +1,128 @@
+"""Releasing: an evaluated index becomes a release folder, and ``current`` names it.
+
+``WORKSPACE/current`` is a small JSON file: the promoted release and those before it. It is replaced
+by one rename, so serving sees the old release or the new one. Rollback renames it back.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rec.artifacts import (
+    MANIFEST,
+    Artifact,
+    config_hash,
+    find_artifact,
+    latest_artifact,
+    read_artifact,
+    write_artifact,
+    write_json,
+)
+from rec.errors import ArtifactError
+from rec.stages.evaluating import METRICS_FILE, REPORT_FILES
+
+CURRENT = "current"
+CARD_FILE = "model_card.md"
+MAX_PREVIOUS = 20
+"""Releases that rollback can reach."""
+
+
+def promote(workspace: Path) -> tuple[Artifact, bool]:
+    """Make the newest index with its report the current release; say whether it already was.
+
+    Raises:
+        ArtifactError: nothing was evaluated, or the newest index was not.
+    """
+    report = latest_artifact(workspace, "reports", made_by="evaluate")
+    index = latest_artifact(workspace, "indexes", made_by="index")
+    if report.parents["indexes"] != index.name:
+        raise ArtifactError(
+            f"the newest index {index.name} has no report: run `python -m jobs.evaluate RECIPE "
+            f"--workspace {workspace}` first"
+        )
+    parents = {**index.parents, "indexes": index.name, "reports": report.name}
+    release = find_artifact(workspace, "releases", config_hash("releases", {}, parents))
+    if release is None:
+        with write_artifact(workspace, "releases", config={}, parents=parents) as draft:
+            for source in sorted(index.path.iterdir()):
+                if source.name != MANIFEST:
+                    _link(source, draft.path / source.name)
+            for name in (METRICS_FILE, *REPORT_FILES.values()):
+                _link(report.path / name, draft.path / name)
+            card = _model_card(index, report)
+            (draft.path / CARD_FILE).write_text(card, encoding="utf-8")
+            draft.counts |= index.counts
+            draft.details |= index.manifest["details"]
+        release = find_artifact(workspace, "releases", config_hash("releases", {}, parents))
+        assert release is not None
+    pointer = read_current(workspace)
+    if pointer.get("release") == release.name:
+        return release, True
+    before = [name for name in [pointer.get("release"), *pointer.get("previous", [])] if name]
+    write_json(
+        workspace / CURRENT, {"release": release.name, "previous": before[:MAX_PREVIOUS]}
+    )
+    return release, False
+
+
+def rollback(workspace: Path) -> Artifact:
+    """Make the release before the current one current again.
+
+    Raises:
+        ArtifactError: there is none before it, or its files have changed.
+    """
+    pointer = read_current(workspace)
+    previous = pointer.get("previous", [])
+    if not previous:
+        raise ArtifactError(f"expected a release before the current one in {workspace}, found none")
+    release = read_artifact(workspace / "releases" / previous[0], verify=True)
+    write_json(workspace / CURRENT, {"release": previous[0], "previous": previous[1:]})
+    return release
+
+
+def read_current(workspace: Path) -> Mapping[str, Any]:
+    """Return the pointer: ``release`` and ``previous``; empty before the first promotion."""
+    path = workspace / CURRENT
+    if not path.is_file():
+        return {}
+    pointer: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return pointer
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name where the file system can, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _model_card(index: Artifact, report: Artifact) -> str:
+    metrics = report.manifest["details"]["metrics"]
+    columns = list(next(iter(metrics.values())))
+    lines = [
+        f"# Model card: {index.name}",
+        "",
+        "Intended use: lists of items of this catalog for users of this shop.",
+        f"Encoder fingerprint: {index.manifest['details']['fingerprint']}.",
+        f"Items: {index.counts['items']}. Test users: {report.counts['users']}.",
+        "",
+        "The figures are of weights that have seen nothing after the temporal cut; the served",
+        "weights went on over the newest events, which no figure here measures.",
+        "",
+        "| model | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(f"{values[column]:.4f}" for column in columns) + " |"
+        for name, values in metrics.items()
+    ]
+    lines += [
+        "",
+        "Limits: users without events get popular items; fairness between groups is not measured.",
+        "",
+    ]
+    return "\n".join(lines)

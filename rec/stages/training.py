@@ -1,0 +1,274 @@
+"""Training as a stage: artifacts to a split, towers and their metrics, then weights as an artifact.
+
+Two sets of weights come out. ``evaluated`` has seen nothing after the temporal cut and is what the
+metrics speak of. ``served`` is the same model after a short pass over the whole log, so that the
+newest tenth is not wasted.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from rec.artifacts import (
+    Artifact,
+    config_hash,
+    find_artifact,
+    latest_artifact,
+    point_latest,
+    write_artifact,
+    write_json,
+)
+from rec.data.sequences import Sequences, load_sequences
+from rec.data.splits import EvaluationSet, Split, hold_out_last, temporal_split
+from rec.errors import ArtifactError
+from rec.evaluation.ranking_metrics import ndcg_at_k
+from rec.models.scoring import top_k_in_blocks
+from rec.models.sequence_model import ModelConfig, SequenceModel
+from rec.models.training import FitResult, TrainingConfig, fit
+from rec.ranking.recommender import embed_histories
+from rec.ranking.release import embed_items
+from rec.stages.embedding import load_embeddings
+
+EVALUATED = "evaluated.safetensors"
+SERVED = "served.safetensors"
+METRICS_FILE = "training.json"
+CHECKPOINTS = "checkpoints"
+VALIDATION_K = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """Bundle what fixes a model: its name is the hash of this."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    test_quantile: float
+    exclude_seen: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """Hold the artifacts that training reads."""
+
+    embeddings: Artifact
+    sequences: Artifact
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Return the names, as a manifest holds them."""
+        return {
+            "embeddings": self.embeddings.name,
+            "sequences": self.sequences.name,
+            "catalog": self.sequences.parents["catalog"],
+            "events": self.sequences.parents["events"],
+        }
+
+
+def find_inputs(workspace: Path) -> Inputs:
+    """Return the newest embeddings and sequences.
+
+    Raises:
+        ArtifactError: one is missing, or they were not made from each other.
+    """
+    sequences = latest_artifact(workspace, "sequences", made_by="prepare")
+    embeddings = latest_artifact(workspace, "embeddings", made_by="embed")
+    if embeddings.parents["sequences"] != sequences.name:
+        raise ArtifactError(
+            f"the newest embeddings belong to sequences {embeddings.parents['sequences']}, the "
+            f"newest sequences are {sequences.name}: run `python -m jobs.embed RECIPE "
+            f"--workspace {workspace}` first"
+        )
+    return Inputs(embeddings=embeddings, sequences=sequences)
+
+
+def find_model(workspace: Path, settings: TrainSettings) -> Artifact | None:
+    """Return the model that these settings make of the newest inputs, if it is there."""
+    inputs = find_inputs(workspace)
+    found = find_artifact(workspace, "models", config_hash("models", settings, inputs.parents))
+    if found is not None:
+        point_latest(workspace, "models", found.name)
+    return found
+
+
+def checkpoint_folder(workspace: Path, settings: TrainSettings) -> Path:
+    """Return where the checkpoints of these settings and the newest inputs lie."""
+    name = config_hash("models", settings, find_inputs(workspace).parents)
+    return workspace / "models" / CHECKPOINTS / name
+
+
+def train(
+    workspace: Path,
+    settings: TrainSettings,
+    *,
+    accelerator: Accelerator,
+    resume: bool,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Artifact | None:
+    """Train on the newest artifacts; the main process returns the model, the others ``None``.
+
+    Args:
+        workspace: root of the artifacts.
+        settings: what to train.
+        accelerator: where, and beside whom.
+        resume: go on from the newest checkpoint instead of starting anew.
+        on_epoch: called on the main process after each epoch.
+    """
+    inputs = find_inputs(workspace)
+    folder = checkpoint_folder(workspace, settings)
+    if not resume and accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    sequences = load_sequences(inputs.sequences.path)
+    split = temporal_split(sequences, quantile=settings.test_quantile)
+    config = settings.training
+    learn, validation = hold_out_last(
+        split.train, max_users=config.validation_users, seed=config.seed
+    )
+    if settings.exclude_seen:
+        validation = validation.without_seen()
+    queries = load_embeddings(inputs.embeddings)[1]
+    model = build_model(inputs.embeddings, sequences, settings.model, seed=config.seed)
+
+    def validate(candidate: SequenceModel) -> float:
+        lists = list_items(
+            candidate, validation, queries=queries, exclude_seen=settings.exclude_seen
+        )
+        scores = ndcg_at_k(lists, validation.target_offsets, validation.targets)
+        return float(scores.mean()) if len(scores) else 0.0
+
+    result = fit(
+        model,
+        learn,
+        config=config,
+        accelerator=accelerator,
+        validate=validate if validation.num_users else None,
+        checkpoints=folder / "fit",
+        resume=resume,
+        on_epoch=on_epoch,
+    )
+    evaluated = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    refit = _refit(
+        model, sequences, config=config, accelerator=accelerator, folder=folder, resume=resume
+    )
+    if not accelerator.is_main_process:
+        return None
+    with write_artifact(workspace, "models", config=settings, parents=inputs.parents) as draft:
+        save_file(evaluated, draft.path / EVALUATED)
+        served = {key: value.contiguous() for key, value in model.state_dict().items()}
+        save_file(served, draft.path / SERVED)
+        write_json(
+            draft.path / METRICS_FILE, {"fit": result.metrics, "refit": refit.metrics}
+        )
+        draft.counts |= {
+            "epochs": len(result.metrics),
+            "best_epoch": result.best_epoch,
+            "validation_ndcg@10": result.metrics[result.best_epoch].get("ndcg"),
+            "training_events": learn.num_events,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        draft.details |= {
+            "cut_ms": split.cut_ms,
+            "fingerprint": inputs.embeddings.manifest["config"]["fingerprint"],
+        }
+    shutil.rmtree(folder, ignore_errors=True)
+    return find_model(workspace, settings)
+
+
+def build_model(
+    embeddings: Artifact, sequences: Sequences, config: ModelConfig, *, seed: int
+) -> SequenceModel:
+    """Return untrained towers over the text embeddings of items and queries."""
+    items, queries = load_embeddings(embeddings)
+    padding = np.zeros((1, items.shape[1]), dtype=np.float32)
+    text = torch.from_numpy(np.concatenate([padding, items, queries]))
+    torch.manual_seed(seed)
+    return SequenceModel(
+        text,
+        num_items=sequences.num_items,
+        num_event_types=len(sequences.event_type_names),
+        config=config,
+    )
+
+
+def load_model(model: SequenceModel, artifact: Artifact, *, weights: str) -> SequenceModel:
+    """Return the model with one of the artifact's two sets of weights."""
+    model.load_state_dict(load_file(artifact.path / weights))
+    return model.eval()
+
+
+def read_training_metrics(artifact: Artifact) -> Mapping[str, Any]:
+    """Return the metrics of every epoch."""
+    text = (artifact.path / METRICS_FILE).read_text(encoding="utf-8")
+    metrics: Mapping[str, Any] = json.loads(text)
+    return metrics
+
+
+def list_items(
+    model: SequenceModel,
+    test: EvaluationSet,
+    *,
+    queries: NDArray[np.float32],
+    exclude_seen: bool,
+) -> NDArray[np.int32]:
+    """Return the model's top ten for each history, by relevance alone, int32 ``(B, 10)``."""
+    embeddings = embed_items(model)
+
+    def score(histories: Sequences) -> NDArray[np.float32]:
+        users = embed_histories(model, histories, items=embeddings, query_embeddings=queries)
+        scores: NDArray[np.float32] = (users @ embeddings.T).numpy()
+        return scores
+
+    return top_k_in_blocks(score, test.histories, k=VALIDATION_K, exclude_seen=exclude_seen)
+
+
+def settings_from(values: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings that a manifest holds."""
+    training = dict(values["training"])
+    training["event_weight"] = tuple(training["event_weight"])
+    return TrainSettings(
+        model=ModelConfig(**values["model"]),
+        training=TrainingConfig(**training),
+        test_quantile=values["test_quantile"],
+        exclude_seen=values["exclude_seen"],
+    )
+
+
+def split_of(sequences: Sequences, settings: TrainSettings) -> Split:
+    """Return the split that a model was trained and is evaluated on."""
+    return temporal_split(sequences, quantile=settings.test_quantile)
+
+
+def _refit(
+    model: SequenceModel,
+    sequences: Sequences,
+    *,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    folder: Path,
+    resume: bool,
+) -> FitResult:
+    """Go on over the whole log for a few epochs at a third of the rate."""
+    if config.refit_epochs == 0:
+        return FitResult()
+    values = asdict(config) | {
+        "num_epochs": config.refit_epochs,
+        "learning_rate": config.learning_rate / 3,
+        "seed": config.seed + 1,
+    }
+    return fit(
+        model,
+        sequences,
+        config=TrainingConfig(**values),
+        accelerator=accelerator,
+        checkpoints=folder / "refit",
+        resume=resume,
+    )
