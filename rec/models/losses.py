@@ -45,8 +45,9 @@ def sampled_softmax(
 
     Source: Klenitskiy and Vasilev 2023, Turning Dross Into Gold Loss.
     """
-    positive = (users * positives).sum(dim=-1, keepdim=True)  # (N, 1)
-    negative = users @ negatives.T  # (N, S)
+    positive = scale * (users * positives).sum(dim=-1, keepdim=True)  # (N, 1)
+    negative = scale * users @ negatives.T  # (N, S)
+    # Masked after scaling: the scale's gradient would be 0 * inf otherwise.
     is_false = targets.unsqueeze(1) == negative_items.unsqueeze(0)
-    logits = torch.cat([positive, negative.masked_fill(is_false, float("-inf"))], dim=1) * scale
+    logits = torch.cat([positive, negative.masked_fill(is_false, float("-inf"))], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")

@@ -1,0 +1,129 @@
+"""The serving graph: Gateway -> Encoder, Gateway -> Ranker, and how it is started and stopped."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from ray import serve
+from ray.serve import Application
+
+from cluster.resources import Profile
+from cluster.serve.encoder import Encoder
+from cluster.serve.gateway import HISTORY_EVENTS, Gateway, api
+from cluster.serve.keys import ensure_admin_key
+from cluster.serve.ranker import Ranker
+from rec.artifacts import read_artifact
+from rec.data.items import load_items
+from rec.data.sequences import load_sequences
+from rec.errors import ArtifactError
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.history import HistoryStore, base_histories
+from rec.ranking.recommender import current_release
+
+APPLICATION = "nextray"
+READY_WITHIN_S = 120
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeArgs:
+    """Say what is served, and on what."""
+
+    workspace: Path
+    release: Path
+    profile: Profile
+
+
+def build_app(args: ServeArgs) -> Application:
+    """Compose the graph. Read it bottom-up: what the gateway calls is above it."""
+    resources = args.profile.serve
+    release = str(args.release.resolve())
+    encoder = serve.deployment(name="Encoder", **resources.encoder)(Encoder).bind(
+        release, _threads(resources.encoder)
+    )
+    ranker = serve.deployment(name="Ranker", **resources.ranker)(Ranker).bind(
+        release, _threads(resources.ranker)
+    )
+    ingress: Any = serve.ingress(api)(Gateway)
+    gateway: Any = serve.deployment(name="Gateway", **resources.gateway)(ingress)
+    app: Application = gateway.bind(encoder, ranker, str(args.workspace.resolve()), release)
+    return app
+
+
+@contextmanager
+def serving(
+    workspace: Path, *, profile: Profile, host: str = "127.0.0.1", port: int = 8000
+) -> Iterator[str]:
+    """Serve the current release while a block runs; give the base URL.
+
+    Needs a connection to Ray. The release's files are compared with their sha256 first.
+
+    Raises:
+        ArtifactError: nothing was promoted, a file has changed, or the graph did not get ready.
+    """
+    release = current_release(workspace)
+    read_artifact(release, verify=True)
+    ensure_admin_key(workspace)
+    load_histories(workspace, release)
+    for name in ("ray.serve", "ray.serve._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    try:
+        args = ServeArgs(workspace=workspace, release=release, profile=profile)
+        serve.run(build_app(args), name=APPLICATION, route_prefix="/")
+        url = f"http://{host}:{port}"
+        wait_until_ready(url)
+        yield url
+    finally:
+        serve.shutdown()
+
+
+def load_histories(workspace: Path, release: Path) -> int:
+    """Put the release's histories where the gateway reads them; return the number of users.
+
+    Skipped, with 0, where they are there already.
+    """
+    artifact = read_artifact(release)
+    log = EventLog(workspace / LOG_FILE)
+    try:
+        store = HistoryStore(log)
+        if store.base_release() == artifact.name:
+            return 0
+        sequences = load_sequences(workspace / "sequences" / artifact.parents["sequences"])
+        item_ids = load_items(release)["item_id"].to_list()
+        return store.load_base(
+            base_histories(sequences, item_ids=item_ids, limit=HISTORY_EVENTS),
+            release=artifact.name,
+            ingested_through=artifact.manifest["details"]["ingested_through"],
+        )
+    finally:
+        log.close()
+
+
+def wait_until_ready(url: str, *, within_s: float = READY_WITHIN_S) -> None:
+    """Return when a real recommendation has succeeded.
+
+    Raises:
+        ArtifactError: it did not in time.
+    """
+    deadline = time.monotonic() + within_s
+    last = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=35)
+            if answer.status_code == httpx.codes.OK:
+                return
+            last = f"{answer.status_code} {answer.text[:200]}"
+        except httpx.HTTPError as error:
+            last = str(error)
+        time.sleep(0.1)
+    raise ArtifactError(f"the service at {url} was not ready within {within_s:g} s: {last}")
+
+
+def _threads(options: Any) -> int:
+    return max(1, int(options["ray_actor_options"]["num_cpus"]))

@@ -1,0 +1,377 @@
+"""The Gateway deployment: HTTP in, HTTP out, and the user's history in between.
+
+Stateless but for the files it opens: any replica answers any request. It loads no model; texts go
+to the Encoder, histories to the Ranker. Where one of them is away, the answer says so in
+``degraded`` and comes from what is left: without queries, or by popularity.
+"""
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+from fastapi import Body, FastAPI, HTTPException, Query, Request
+from ray import serve
+
+from cluster.serve.border import MAX_BODY_BYTES, Border
+from cluster.serve.calls import UnavailableError, call
+from cluster.serve.keys import Scope, load_keys
+from cluster.serve.problems import add_problem_handlers, new_request_id, request_id_of
+from cluster.serve.schemas import (
+    EventsAnswer,
+    EventsBody,
+    FeedbackEvent,
+    Health,
+    InlineEvent,
+    ListedItem,
+    Problem,
+    RecommendAnswer,
+    RecommendBody,
+    Rejection,
+    ReleaseAnswer,
+)
+from rec.data.cleaning import FUTURE_TOLERANCE_MS
+from rec.data.event_ids import content_event_id
+from rec.data.events import DEFAULT_EVENT_TYPE, SEARCH, Event, Impression
+from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.timestamps import to_timestamp_ms
+from rec.ranking import requests as asking
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.group_commit import GroupCommit
+from rec.ranking.history import HistoryStore
+from rec.ranking.release import POPULARITY_FILE, RELEASE_FILE
+from rec.stages.preparation import KEY_FILE
+
+HISTORY_EVENTS = 1000
+"""Newest events read of a user: what is left out as seen, and more than a tower reads."""
+_log = logging.getLogger(__name__)
+
+
+def _replica_keys() -> Mapping[str, Scope]:
+    gateway: Gateway = serve.get_replica_context().servable_object
+    return gateway.keys
+
+
+api = FastAPI(
+    title="nextray",
+    version="0.1.0",
+    description="Next item, on Ray: ranked lists that change with the user's last event.",
+    responses={
+        status: {"model": Problem}
+        for status in (401, 403, 404, 413, 422, 503, 504)  # every error is a problem document
+    },
+)
+api.add_middleware(Border, keys=_replica_keys, max_bytes=MAX_BODY_BYTES)
+add_problem_handlers(api)
+
+
+class Gateway:
+    """Answer the HTTP contract."""
+
+    def __init__(self, encoder: Any, ranker: Any, workspace: str, release: str) -> None:
+        self._encoder = encoder
+        self._ranker = ranker
+        root, folder = Path(workspace), Path(release)
+        settings = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
+        self.release = folder.name
+        self.keys = load_keys(root)
+        self._fingerprint = settings["fingerprint"]
+        self._popular = pl.read_parquet(folder / POPULARITY_FILE)
+        self._item_ids = frozenset(self._popular["item_id"].to_list())
+        self._pseudonym_key = (
+            load_or_create_key(root / KEY_FILE) if settings["pseudonymized"] else None
+        )
+        log = EventLog(root / LOG_FILE)
+        self._history = HistoryStore(log)
+        self._commits = GroupCommit(log)
+        self._is_ready = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    @api.post("/v1/recommend")
+    async def recommend(self, body: RecommendBody, request: Request) -> RecommendAnswer:
+        """Return a ranked list for a user, for inline events, or for both."""
+        return await self._answer(body, request_id=request_id_of(request))
+
+    @api.get("/v1/users/{user_id}/recommendations")
+    async def recommend_user(
+        self, user_id: str, request: Request, k: Annotated[int, Query(ge=1, le=100)] = 10
+    ) -> RecommendAnswer:
+        """Return a ranked list for a user."""
+        body = RecommendBody(user_id=user_id, k=k)
+        return await self._answer(body, request_id=request_id_of(request))
+
+    @api.post("/v1/events")
+    async def add_events(
+        self,
+        body: EventsBody
+        | Annotated[list[FeedbackEvent], Body(min_length=1, max_length=1000)],
+    ) -> EventsAnswer:
+        """Store events; they are durable before the answer, and the next list reflects them."""
+        sent = body.events if isinstance(body, EventsBody) else body
+        now_ms = time.time_ns() // 1_000_000
+        events: list[Event] = []
+        rejected: list[Rejection] = []
+        for index, item in enumerate(sent):
+            made = self._event(item, user_id=self._stored_id(item.user_id), now_ms=now_ms)
+            if isinstance(made, Event):
+                events.append(made)
+            else:
+                rejected.append(Rejection(index=index, reason=made))
+        accepted = duplicates = 0
+        if events:
+            try:
+                accepted, duplicates = await self._commits.append(events)
+            except sqlite3.Error as error:
+                _log.exception("the event log refused a group")
+                raise HTTPException(
+                    503, "the event log cannot write: nothing was stored", {"Retry-After": "1"}
+                ) from error
+        return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected)
+
+    @api.get("/v1/items/{item_id}/similar")
+    async def similar(
+        self, item_id: str, request: Request, k: Annotated[int, Query(ge=1, le=100)] = 10
+    ) -> RecommendAnswer:
+        """Return the items nearest to one item."""
+        if item_id not in self._item_ids:
+            raise HTTPException(404, f"no item {item_id[:256]!r} in the catalog")
+        start = time.perf_counter()
+        try:
+            release, found = await call(lambda: self._ranker.similar.remote(item_id, k))
+        except UnavailableError as error:
+            raise HTTPException(503, "the ranker is away", {"Retry-After": "1"}) from error
+        return RecommendAnswer(
+            request_id=request_id_of(request),
+            impression_id=new_request_id(),
+            release=release,
+            items=_listed(found.items),
+            degraded=[],
+            timings_ms={"total": _since_ms(start)},
+        )
+
+    @api.get("/v1/release")
+    async def get_release(self) -> ReleaseAnswer:
+        """Return which release answers."""
+        return ReleaseAnswer(
+            release=self.release, items=len(self._item_ids), fingerprint=self._fingerprint
+        )
+
+    @api.get("/livez")
+    async def live(self) -> Health:
+        """Say that the process is up."""
+        return Health(status="ok")
+
+    @api.get("/readyz")
+    async def ready(self) -> Health:
+        """Say that a real recommendation has gone through Encoder and Ranker."""
+        if not self._is_ready:
+            try:
+                await call(lambda: self._encoder.encode.remote(["ready"]), deadline_s=30)
+                request = asking.Request(k=1)
+                await call(lambda: self._ranker.recommend.remote(request), deadline_s=30)
+            except UnavailableError as error:
+                raise HTTPException(503, "not ready yet", {"Retry-After": "1"}) from error
+            self._is_ready = True
+        return Health(status="ok")
+
+    @api.get("/healthz")
+    async def healthy(self) -> Health:
+        """Say that the event log can be read."""
+        await asyncio.to_thread(self._history.history, "", limit=1)
+        return Health(status="ok")
+
+    async def _answer(self, body: RecommendBody, *, request_id: str) -> RecommendAnswer:
+        start = time.perf_counter()
+        user_id = None if body.user_id is None else self._stored_id(body.user_id)
+        history = await self._read_history(user_id, body.events)
+        after_history = time.perf_counter()
+        degraded: list[str] = []
+        queries = list(dict.fromkeys(e.query for e in history if e.item_id is None and e.query))
+        embedded: dict[str, Any] = {}
+        if queries:
+            try:
+                rows = await call(lambda: self._encoder.encode.remote(queries))
+                embedded = dict(zip(queries, rows, strict=True))
+            except UnavailableError:
+                degraded.append("encoder_unavailable")
+        after_encode = time.perf_counter()
+        request = asking.Request(
+            history=tuple(history),
+            k=body.k,
+            exclude=frozenset(body.exclude),
+            filters={name: tuple(values) for name, values in body.filters.items()},
+            exclude_seen=body.exclude_seen,
+            penalty_weight=body.penalty_weight,
+            query_embeddings=embedded,
+        )
+        try:
+            items, reasons = await self._rank(request)
+            degraded += reasons
+        except UnavailableError:
+            items = self._popular_items(request)
+            degraded.append("ranker_unavailable")
+        impression = Impression(
+            impression_id=new_request_id(),
+            request_id=request_id,
+            user_id=user_id,
+            timestamp_ms=time.time_ns() // 1_000_000,
+            item_ids=tuple(item.item_id for item in items),
+            positions=tuple(item.position for item in items),
+            propensities=tuple(item.propensity for item in items),
+            scores=tuple(item.score for item in items),
+            release=self.release,
+        )
+        # Nobody waits for the disk: the list is the same whether it was logged or not.
+        task = asyncio.create_task(self._log_impression(impression))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        end = time.perf_counter()
+        return RecommendAnswer(
+            request_id=request_id,
+            impression_id=impression.impression_id,
+            release=self.release,
+            items=_listed(items),
+            degraded=degraded,
+            timings_ms={
+                "history": _ms(after_history - start),
+                "encode": _ms(after_encode - after_history),
+                "rank": _ms(end - after_encode),
+                "total": _ms(end - start),
+            },
+        )
+
+    async def _rank(
+        self, request: asking.Request
+    ) -> tuple[Sequence[asking.RankedItem], Sequence[str]]:
+        """Return the ranker's list; a list of another release is asked for once more."""
+        for _ in range(2):
+            release, answer = await call(lambda: self._ranker.recommend.remote(request))
+            if release == self.release:
+                return answer.items, answer.degraded
+        raise HTTPException(503, "a new release is being rolled out", {"Retry-After": "1"})
+
+    async def _read_history(
+        self, user_id: str | None, inline: Sequence[InlineEvent]
+    ) -> list[Event]:
+        events: list[Event] = []
+        if user_id is not None:
+            events = await asyncio.to_thread(self._history.history, user_id, limit=HISTORY_EVENTS)
+        now_ms = time.time_ns() // 1_000_000
+        for index, item in enumerate(inline):
+            made = self._event(item, user_id=user_id or "", now_ms=now_ms)
+            if not isinstance(made, Event):
+                raise HTTPException(422, f"events.{index}: {made}")
+            events.append(made)
+        return sorted(events, key=lambda event: event.timestamp_ms)
+
+    def _event(self, item: InlineEvent, *, user_id: str, now_ms: int) -> Event | str:
+        """Return the event that a caller means, or the reason why it is none."""
+        has_query = item.query is not None and item.item_id is None
+        event_type = item.event_type or (SEARCH if has_query else DEFAULT_EVENT_TYPE)
+        if event_type == SEARCH and item.item_id is None and item.query is None:
+            return "search_without_query"
+        if event_type != SEARCH and item.item_id is None:
+            return "missing_item_id"
+        if item.item_id is not None and item.item_id not in self._item_ids:
+            return "unknown_item"
+        stamp = now_ms if item.timestamp is None else _timestamp_ms(item.timestamp)
+        if stamp is None:
+            return "bad_timestamp"
+        if stamp <= 0:
+            return "zero_timestamp" if stamp == 0 else "negative_timestamp"
+        if stamp > now_ms + FUTURE_TOLERANCE_MS:
+            return "future_timestamp"
+        extra: dict[str, Any] = {}
+        if isinstance(item, FeedbackEvent):
+            extra = {
+                "value": item.value,
+                "session_id": item.session_id,
+                "event_id": item.event_id,
+                "impression_id": item.impression_id,
+            }
+        event = Event(
+            user_id=user_id,
+            event_type=event_type,
+            timestamp_ms=stamp,
+            item_id=item.item_id,
+            query=item.query,
+            **extra,
+        )
+        if event.event_id is not None:
+            return event
+        extra["event_id"] = content_event_id(event)
+        return Event(
+            user_id=user_id,
+            event_type=event_type,
+            timestamp_ms=stamp,
+            item_id=item.item_id,
+            query=item.query,
+            **extra,
+        )
+
+    def _stored_id(self, user_id: str) -> str:
+        return user_id if self._pseudonym_key is None else pseudonym(user_id, self._pseudonym_key)
+
+    async def _log_impression(self, impression: Impression) -> None:
+        try:
+            await self._commits.append_impressions([impression])
+        except sqlite3.Error:
+            _log.exception("impression %s was not logged", impression.impression_id)
+
+    def _popular_items(self, request: asking.Request) -> list[asking.RankedItem]:
+        """Return popular items; filters need the catalog and are refused here."""
+        if request.filters:
+            raise HTTPException(503, "the ranker is away", {"Retry-After": "1"})
+        seen = {event.item_id for event in request.history} | request.exclude
+        rows = (
+            row
+            for row in self._popular.select("item_id", "title", "recent_count").iter_rows()
+            if row[0] not in seen
+        )
+        return [
+            asking.RankedItem(
+                item_id=item_id,
+                title=title,
+                position=position,
+                score=float(count),
+                source="popularity",
+                propensity=1.0,
+                terms={"recent_count": float(count)},
+            )
+            for position, (item_id, title, count) in zip(
+                range(1, request.k + 1), rows, strict=False
+            )
+        ]
+
+
+def _listed(items: Sequence[asking.RankedItem]) -> list[ListedItem]:
+    return [
+        ListedItem(
+            item_id=item.item_id,
+            title=item.title,
+            position=item.position,
+            score=item.score,
+            source=item.source,
+            propensity=item.propensity,
+            terms=dict(item.terms),
+        )
+        for item in items
+    ]
+
+
+def _timestamp_ms(value: int | float | str) -> int | None:
+    stamp = to_timestamp_ms(pl.Series([value]))[0]
+    return None if stamp is None else int(stamp)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _since_ms(start: float) -> float:
+    return _ms(time.perf_counter() - start)

@@ -1,0 +1,42 @@
+"""The console script: ``nextray JOB RECIPE ...`` is ``python -m jobs.JOB RECIPE ...``."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+JOBS = (
+    "pipeline",
+    "prepare",
+    "embed",
+    "train",
+    "index",
+    "evaluate",
+    "promote",
+    "rollback",
+    "ingest",
+    "recommend",
+    "serve",
+    "demo",
+)
+_USAGE = f"""usage: nextray JOB RECIPE [options]   or   nextray demo [options]
+
+jobs: {", ".join(JOBS)}
+recipes: smoke, laptop, gpu, demo
+help of one: nextray JOB --help"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the job that the first argument names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in JOBS:
+        importlib.import_module(f"jobs.{words[0]}").main(words[1:])
+        return
+    is_help = bool(words) and words[0] in ("-h", "--help")
+    if not is_help and words:
+        print(f"error: expected one of {', '.join(JOBS)}, got {words[0]!r}", file=sys.stderr)
+    print(_USAGE, file=sys.stdout if is_help else sys.stderr)
+    sys.exit(0 if is_help else 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Recipes: full, named configurations. A flag overrides any field of them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rec.data.cleaning import CleaningConfig
+from rec.encoders import EncoderConfig
+from rec.models.sequence_model import ModelConfig
+from rec.models.training import TrainingConfig
+from rec.ranking.release import RankingConfig
+from rec.stages.evaluating import EvaluationConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Hold the configuration of every stage."""
+
+    profile: Literal["laptop", "cpu", "gpu"] = "laptop"
+    """Resources of the stages, see cluster/resources.py."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+SMOKE = Recipe(
+    encoder=EncoderConfig(model="hashing"),
+    model=ModelConfig(width=32, max_length=20),
+    training=TrainingConfig(num_epochs=3, validation_users=200),
+)
+LAPTOP = Recipe()
+GPU = Recipe(
+    profile="gpu",
+    encoder=EncoderConfig(batch_size=512, max_tokens=128),
+    model=ModelConfig(width=256, num_layers=4, num_heads=4, max_length=200),
+    training=TrainingConfig(batch_size=1024, num_epochs=50, num_negatives=4096),
+)
+DEMO = Recipe(
+    encoder=EncoderConfig(max_tokens=32),
+    training=TrainingConfig(num_epochs=4),
+)
+
+RECIPES: dict[str, tuple[str, Recipe]] = {
+    "smoke": ("seconds: tiny towers over hashed n-grams", SMOKE),
+    "laptop": ("minutes on two cores", LAPTOP),
+    "gpu": ("one or more GPUs, wider towers, longer histories", GPU),
+    "demo": ("what `nextray demo` runs", DEMO),
+}

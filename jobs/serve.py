@@ -1,0 +1,56 @@
+"""Serve the current release over HTTP: current, sequences/ -> feedback/events.db.
+
+    python -m jobs.serve laptop --workspace ./workspace
+"""
+
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.progress import console
+from cluster.runtime import connect
+from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
+from jobs.command import Arguments, run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArguments(Arguments):
+    """Add where to listen."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback opens the service to others."""
+    port: int = 8000
+    """TCP port."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    run_job(ServeArguments, _work, argv, name="serve", description=str(__doc__))
+
+
+def _work(arguments: ServeArguments) -> dict[str, Any]:
+    key, is_new = ensure_admin_key(arguments.workspace)
+    if is_new:
+        console().print(f"admin key, shown once: {key}", soft_wrap=True)
+    console().print(f"admin key file: {arguments.workspace / ADMIN_KEY_FILE}", soft_wrap=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with connect(arguments.profile):
+        from cluster.serve.app import serving  # noqa: PLC0415 - 3 s that --help need not pay
+
+        with serving(
+            arguments.workspace,
+            profile=arguments.profile,
+            host=arguments.host,
+            port=arguments.port,
+        ) as url:
+            console().print(f"serving {url}  (docs: {url}/docs)  Ctrl-C stops")
+            stop.wait()
+    return {"outputs": {"feedback": str(arguments.workspace / "feedback")}, "skipped": False}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The stages as jobs run them: rec's functions, spread by the recipe's profile.
+
+Each returns the fields of its summary. A job is one of these; the pipeline is all of them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.data.spread import RaySpread
+from cluster.resources import Profile
+from cluster.train.trainer import train_model
+from jobs.recipes import Recipe
+from rec.stages.embedding import embed
+from rec.stages.evaluating import evaluate_index
+from rec.stages.indexing import index
+from rec.stages.ingesting import ingest
+from rec.stages.preparation import prepare
+from rec.stages.recommending import recommend
+from rec.stages.releasing import promote, rollback
+from rec.stages.training import TrainSettings
+
+Fields = Mapping[str, Any]
+
+
+def run_prepare(
+    recipe: Recipe,
+    profile: Profile,
+    workspace: Path,
+    *,
+    events: tuple[str, ...],
+    items: tuple[str, ...],
+    users: tuple[str, ...],
+) -> Fields:
+    """Clean the log and the catalog."""
+    prepared = prepare(
+        workspace,
+        events=events,
+        items=items,
+        users=users,
+        config=recipe.cleaning,
+        num_partitions=profile.data.num_partitions,
+        spread=RaySpread(num_actors=profile.data.num_encoders),
+    )
+    counts = prepared.events.counts
+    return {
+        "outputs": {
+            "catalog": str(prepared.catalog.path),
+            "events": str(prepared.events.path),
+            "sequences": str(prepared.sequences.path),
+        },
+        "skipped": prepared.is_skipped,
+        **{name: counts[name] for name in ("rows_in", "kept", "duplicates", "quarantined")},
+        "users": counts["users"],
+        "items": dict(prepared.catalog.counts),
+    }
+
+
+def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
+    """Encode what is not in the store yet."""
+    data = profile.data
+    artifact, is_skipped = embed(
+        workspace,
+        config=recipe.encoder,
+        spread=RaySpread(
+            num_actors=data.num_encoders, num_cpus=data.encoder_cpus, num_gpus=data.encoder_gpus
+        ),
+        num_threads=max(1, int(data.encoder_cpus)),
+    )
+    counts = dict(artifact.counts)
+    if is_skipped:
+        counts |= {"encoded": 0, "cached": counts["distinct_texts"]}
+    spec = artifact.manifest["config"]
+    return {
+        "outputs": {"embeddings": str(artifact.path)},
+        "skipped": is_skipped,
+        "counts": counts,
+        "encoder": spec["encoder"]["model"],
+        "fingerprint": spec["fingerprint"],
+    }
+
+
+def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool) -> Fields:
+    """Train the towers on Ray Train."""
+    artifact, is_skipped = train_model(
+        workspace,
+        TrainSettings(
+            model=recipe.model,
+            training=recipe.training,
+            test_quantile=recipe.evaluation.test_quantile,
+            exclude_seen=recipe.ranking.exclude_seen,
+        ),
+        resources=profile.train,
+        resume=resume,
+    )
+    return {
+        "outputs": {"models": str(artifact.path)},
+        "skipped": is_skipped,
+        "counts": dict(artifact.counts),
+    }
+
+
+def run_index(recipe: Recipe, workspace: Path) -> Fields:
+    """Make the files that answer."""
+    artifact, is_skipped = index(workspace, ranking=recipe.ranking)
+    return {"outputs": {"indexes": str(artifact.path)}, "skipped": is_skipped}
+
+
+def run_evaluate(
+    recipe: Recipe, workspace: Path, *, on_progress: Callable[[str, int], None] | None = None
+) -> Fields:
+    """Measure the newest index against the baselines."""
+    artifact, is_skipped = evaluate_index(workspace, recipe.evaluation, on_progress=on_progress)
+    return {
+        "outputs": {"reports": str(artifact.path)},
+        "skipped": is_skipped,
+        "metrics": artifact.manifest["details"]["metrics"],
+        "order_gate": artifact.manifest["details"]["order_gate"],
+    }
+
+
+def run_promote(workspace: Path) -> Fields:
+    """Make the newest evaluated index current."""
+    release, is_skipped = promote(workspace)
+    return {"outputs": {"releases": str(release.path)}, "skipped": is_skipped}
+
+
+def run_rollback(workspace: Path) -> Fields:
+    """Make the release before the current one current."""
+    release = rollback(workspace)
+    return {"outputs": {"releases": str(release.path)}, "skipped": False}
+
+
+def run_ingest(workspace: Path) -> Fields:
+    """Drain the event log into batches that the next preparation reads."""
+    counts = ingest(workspace)
+    folder = str(workspace / "feedback" / "batches")
+    return {"outputs": {"feedback": folder}, "skipped": counts["events"] == 0, "counts": counts}
+
+
+def run_recommend(
+    profile: Profile,
+    workspace: Path,
+    *,
+    users: str | None,
+    k: int,
+    output: Path,
+    exclude_seen: bool | None,
+) -> Fields:
+    """Write the lists of many users."""
+    counts = recommend(
+        workspace,
+        k=k,
+        output=output,
+        users=users,
+        exclude_seen=exclude_seen,
+        spread=RaySpread(num_actors=profile.data.num_recommenders),
+        num_threads=1,
+    )
+    return {"outputs": {"lists": str(output)}, "skipped": False, "counts": counts}
