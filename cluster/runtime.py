@@ -35,7 +35,7 @@ def connect(profile: Profile) -> Iterator[None]:
         ConfigError: Ray is too old, or one of its unsafe switches is set.
     """
     prepare_environment(os.environ)
-    import ray  # noqa: PLC0415 - a second of import that --help need not pay
+    import ray  # a second of import that --help need not pay
 
     if ray.is_initialized():
         yield

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     is_help = bool(words) and words[0] in ("-h", "--help")
     if not is_help and words:
-        print(f"error: expected one of {', '.join(JOBS)}, got {words[0]!r}", file=sys.stderr)
+        print(f"error: expected one of {', '.join(JOBS)}, got {words[0]!r}", file=sys.stderr)  # noqa: T201
     print(_USAGE, file=sys.stdout if is_help else sys.stderr)
     sys.exit(0 if is_help else 2)
 

@@ -91,9 +91,7 @@ def run_job(
         sys.exit(130)
 
 
-def parse(
-    arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str
-) -> A:
+def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str) -> A:
     """Return the arguments: ``RECIPE`` first, then flags that override it."""
     parser = tyro.extras.overridable_config_cli
     configs = {
@@ -116,7 +114,7 @@ def head(arguments: Arguments) -> dict[str, Any]:
 def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the summary: JSON on stdout, or lines for a reader on stderr."""
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False))
+        print(json.dumps(summary, ensure_ascii=False))  # noqa: T201
         return
     for stage in summary.get("stages", [summary]):
         state = "skipped, nothing changed" if stage.get("skipped") else "done"

@@ -1,7 +1,7 @@
 """Show the whole loop on a real log: files to a live endpoint, feedback, and the changed list.
 
-    nextray demo
-    nextray demo --full
+nextray demo
+nextray demo --full
 """
 
 import shutil
@@ -52,9 +52,7 @@ class DemoArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo and stop everything it started."""
-    arguments = tyro.cli(
-        DemoArguments, args=argv, prog="nextray demo", description=str(__doc__)
-    )
+    arguments = tyro.cli(DemoArguments, args=argv, prog="nextray demo", description=str(__doc__))
     try:
         run_demo(arguments)
     except RecError as error:
@@ -102,8 +100,8 @@ def run_demo(arguments: DemoArguments) -> None:
 
 
 def _show_service(arguments: DemoArguments, events: pl.DataFrame, items: pl.DataFrame) -> None:
-    from cluster.serve.app import serving  # noqa: PLC0415 - 3 s that --help need not pay
-    from cluster.serve.keys import ensure_admin_key  # noqa: PLC0415
+    from cluster.serve.app import serving  # 3 s that --help need not pay
+    from cluster.serve.keys import ensure_admin_key
 
     key, is_new = ensure_admin_key(arguments.workspace)
     if is_new:

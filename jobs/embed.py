@@ -1,6 +1,6 @@
 """Embed the catalog and the queries: catalog/, sequences/ -> embeddings/.
 
-    ray job submit --working-dir . -- python -m jobs.embed laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.embed laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Evaluate the newest index against the baselines: indexes/, sequences/ -> reports/.
 
-    ray job submit --working-dir . -- python -m jobs.evaluate laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.evaluate laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

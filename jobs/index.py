@@ -1,6 +1,6 @@
 """Index the newest model: models/, embeddings/, catalog/ -> indexes/.
 
-    ray job submit --working-dir . -- python -m jobs.index laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.index laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Drain served feedback into the log: feedback/events.db -> feedback/batches/.
 
-    ray job submit --working-dir . -- python -m jobs.ingest laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.ingest laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

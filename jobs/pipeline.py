@@ -1,11 +1,10 @@
-"""Run all stages up to a promoted release: input files -> current.
+r"""Run all stages up to a promoted release: input files -> current.
 
-    ray job submit --working-dir . -- python -m jobs.pipeline laptop --workspace ./workspace \\
+ray job submit --working-dir . -- python -m jobs.pipeline laptop --workspace ./workspace \
         --events events.parquet --items items.parquet
 """
 
 from collections.abc import Sequence
-
 from dataclasses import dataclass
 from typing import Any
 

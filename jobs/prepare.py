@@ -1,6 +1,6 @@
-"""Prepare a log: input files -> catalog/, events/, sequences/.
+r"""Prepare a log: input files -> catalog/, events/, sequences/.
 
-    ray job submit --working-dir . -- python -m jobs.prepare laptop --workspace ./workspace \\
+ray job submit --working-dir . -- python -m jobs.prepare laptop --workspace ./workspace \
         --events events.parquet --items items.parquet
 """
 

@@ -1,6 +1,6 @@
 """Promote the newest evaluated index: indexes/, reports/ -> releases/ and current.
 
-    ray job submit --working-dir . -- python -m jobs.promote laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.promote laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,10 @@
-"""Make batch lists: current, sequences/ -> one Parquet file.
+r"""Make batch lists: current, sequences/ -> one Parquet file.
 
-    ray job submit --working-dir . -- python -m jobs.recommend laptop --workspace ./workspace \\
+ray job submit --working-dir . -- python -m jobs.recommend laptop --workspace ./workspace \
         --k 10 --output lists.parquet
 """
 
 from collections.abc import Sequence
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Go back to the release before the current one: current -> current.
 
-    ray job submit --working-dir . -- python -m jobs.rollback laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.rollback laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence

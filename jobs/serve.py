@@ -1,6 +1,6 @@
 """Serve the current release over HTTP: current, sequences/ -> feedback/events.db.
 
-    python -m jobs.serve laptop --workspace ./workspace
+python -m jobs.serve laptop --workspace ./workspace
 """
 
 import signal
@@ -39,7 +39,7 @@ def _work(arguments: ServeArguments) -> dict[str, Any]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with connect(arguments.profile):
-        from cluster.serve.app import serving  # noqa: PLC0415 - 3 s that --help need not pay
+        from cluster.serve.app import serving  # 3 s that --help need not pay
 
         with serving(
             arguments.workspace,

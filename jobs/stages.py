@@ -40,7 +40,7 @@ def run_prepare(
         users=users,
         config=recipe.cleaning,
         num_partitions=profile.data.num_partitions,
-        spread=RaySpread(num_actors=profile.data.num_encoders),
+        spread=RaySpread(num_actors=profile.data.num_encoders, is_stateless=True),
     )
     counts = prepared.events.counts
     return {

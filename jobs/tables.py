@@ -12,13 +12,13 @@ _SHOWN = ("ndcg", "recall", "mrr", "coverage", "novelty")
 
 
 def print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
-    """Show the models and their metrics, ours first."""
+    """Show the models and their metrics, best NDCG first."""
     table = Table(title="temporal split, full catalog", title_justify="left")
     columns = [name for name in next(iter(metrics.values())) if name.split("@")[0] in _SHOWN]
     table.add_column("model")
     for name in columns:
         table.add_column(name, justify="right")
-    for model, values in metrics.items():
+    for model, values in sorted(metrics.items(), key=_ndcg, reverse=True):
         table.add_row(model, *(f"{values[name]:.4f}" for name in columns))
     console().print(table)
 
@@ -34,3 +34,7 @@ def evaluation_progress() -> Iterator[Callable[[str, int], None]]:
     with Progress(*columns, console=console()) as progress:
         bar = progress.add_task("evaluating", total=None, note="")
         yield lambda model, users: progress.update(bar, note=f"{model}: {users} users")
+
+
+def _ndcg(row: tuple[str, Mapping[str, float]]) -> float:
+    return next(value for name, value in row[1].items() if name.startswith("ndcg"))

@@ -1,10 +1,9 @@
 """Train the towers: sequences/, embeddings/ -> models/.
 
-    ray job submit --working-dir . -- python -m jobs.train laptop --workspace ./workspace
+ray job submit --working-dir . -- python -m jobs.train laptop --workspace ./workspace
 """
 
 from collections.abc import Sequence
-
 from dataclasses import dataclass
 
 from cluster.runtime import connect

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
-import ray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.progress import console
@@ -26,6 +25,8 @@ class TaskActor:
     def __init__(self, make_worker: bytes, tasks: Any) -> None:
         # Workers of a laptop share few cores: threads beyond the actor's own only fight.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import ray  # see RaySpread
+
         self._worker = cloudpickle.loads(make_worker)()
         self._tasks = ray.get(tasks)
 
@@ -38,8 +39,25 @@ class TaskActor:
 class RaySpread:
     """Apply a worker to tasks on an actor pool; a :class:`rec.spread.Spread`."""
 
-    def __init__(self, *, num_actors: int, num_cpus: float = 1, num_gpus: float = 0) -> None:
+    def __init__(
+        self,
+        *,
+        num_actors: int,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        is_stateless: bool = False,
+    ) -> None:
+        """Set the pool.
+
+        Args:
+            num_actors: actors at most.
+            num_cpus: cores of one.
+            num_gpus: GPUs of one.
+            is_stateless: making a worker costs nothing, so Ray's own task workers do; they stay
+                between calls, where an actor's start costs seconds.
+        """
         self._num_actors = num_actors
+        self._is_stateless = is_stateless
         self._options = {"num_cpus": num_cpus, "num_gpus": num_gpus}
 
     def __call__(
@@ -52,17 +70,25 @@ class RaySpread:
         """Yield one result a task, in order; a failing task's error reaches the caller."""
         if not tasks:
             return
-        import ray.data  # noqa: PLC0415 - 3 s that a job without tasks need not pay
+        # Ray reads its authentication settings when it is imported, so ``connect`` comes first.
+        import ray.data
 
         _quieten(ray.data.DataContext.get_current())
-        num_actors = min(self._num_actors, len(tasks))
-        results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
-            TaskActor,
-            fn_constructor_args=(cloudpickle.dumps(make_worker), ray.put(list(tasks))),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
-            **self._options,
-        )
+        pickled, shared = cloudpickle.dumps(make_worker), ray.put(list(tasks))
+        numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
+        if self._is_stateless:
+            results = numbers.map_batches(
+                lambda batch: TaskActor(pickled, shared)(batch), batch_size=1, **self._options
+            )
+        else:
+            size = min(self._num_actors, len(tasks))
+            results = numbers.map_batches(
+                TaskActor,
+                fn_constructor_args=(pickled, shared),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
+                **self._options,
+            )
         done: dict[int, Any] = {}
         columns = (
             TextColumn("[progress.description]{task.description:>18}"),

@@ -108,8 +108,7 @@ class Gateway:
     @api.post("/v1/events")
     async def add_events(
         self,
-        body: EventsBody
-        | Annotated[list[FeedbackEvent], Body(min_length=1, max_length=1000)],
+        body: EventsBody | Annotated[list[FeedbackEvent], Body(min_length=1, max_length=1000)],
     ) -> EventsAnswer:
         """Store events; they are durable before the answer, and the next list reflects them."""
         sent = body.events if isinstance(body, EventsBody) else body
@@ -330,7 +329,7 @@ class Gateway:
         seen = {event.item_id for event in request.history} | request.exclude
         rows = (
             row
-            for row in self._popular.select("item_id", "title", "recent_count").iter_rows()
+            for row in self._popular.select("item_id", "title", "cold_score").iter_rows()
             if row[0] not in seen
         )
         return [
@@ -338,12 +337,12 @@ class Gateway:
                 item_id=item_id,
                 title=title,
                 position=position,
-                score=float(count),
+                score=float(relevance),
                 source="popularity",
                 propensity=1.0,
-                terms={"recent_count": float(count)},
+                terms={"relevance": float(relevance)},
             )
-            for position, (item_id, title, count) in zip(
+            for position, (item_id, title, relevance) in zip(
                 range(1, request.k + 1), rows, strict=False
             )
         ]

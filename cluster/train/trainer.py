@@ -45,10 +45,10 @@ def train_model(
 def _fit(
     workspace: Path, settings: TrainSettings, *, resources: TrainResources, resume: bool
 ) -> None:
-    import ray.train.torch  # noqa: PLC0415 - 3 s that a skipped stage need not pay
-    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    import ray.train.torch  # 3 s that a skipped stage need not pay
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from cluster.train.worker import train_worker  # noqa: PLC0415
+    from cluster.train.worker import train_worker
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -103,7 +103,7 @@ def _root_cause(error: BaseException) -> RecError:
 
 
 def _check_cores(resources: TrainResources) -> None:
-    import ray  # noqa: PLC0415
+    import ray
 
     wanted = resources.num_workers * resources.worker_cpus
     present = ray.cluster_resources().get("CPU", 0)

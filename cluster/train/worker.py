@@ -42,7 +42,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
 def _write_progress(path: Path) -> Any:
     """Return a callback that appends each epoch's metrics to a file the driver follows."""
-    import json  # noqa: PLC0415 - the closure is shipped to the worker
+    import json  # the closure is shipped to the worker
 
     def append(row: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as stream:

@@ -162,9 +162,7 @@ def normalise_events(
         .then(pl.lit("future_timestamp"))
         .when(pl.lit(bad_value))
         .then(pl.lit("bad_value"))
-        .when(
-            pl.col("item_id").is_not_null() & ~pl.col("item_id").is_in(known_items.implode())
-        )
+        .when(pl.col("item_id").is_not_null() & ~pl.col("item_id").is_in(known_items.implode()))
         .then(pl.lit("unknown_item"))
     )
     frame = frame.with_columns(reasons.alias(REASON))
@@ -217,7 +215,9 @@ def check_counts(counts: CleaningCounts, config: CleaningConfig) -> None:
     Raises:
         DataError: no event was kept, or the quarantined share is above ``max_bad_ratio``.
     """
-    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.quarantined.items()))
+    reasons = ", ".join(
+        f"{number} {reason}" for reason, number in sorted(counts.quarantined.items())
+    )
     if counts.rows_in == 0:
         raise DataError("expected at least one event, the log is empty: check --events")
     ratio = counts.num_quarantined / counts.rows_in
@@ -271,7 +271,9 @@ def _text_column(frame: pl.DataFrame, name: str, file_name: str) -> pl.Series:
     if values.dtype.is_float():
         text = text.str.replace(r"\.0$", "")
     text = text.str.strip_chars()
-    cleaned: pl.Series = text.to_frame().select(pl.when(pl.col(name) != "").then(pl.col(name)))[name]
+    cleaned: pl.Series = text.to_frame().select(pl.when(pl.col(name) != "").then(pl.col(name)))[
+        name
+    ]
     return cleaned
 
 
@@ -280,9 +282,9 @@ def _raw_text(chunk: pl.DataFrame) -> pl.Series:
     shown = [name for name in chunk.columns if name not in (REASON, RAW, ROW)]
     if not shown:
         return chunk[RAW]
-    return chunk.select(
-        pl.coalesce(pl.col(RAW), pl.struct(shown).struct.json_encode()).alias(RAW)
-    )[RAW]
+    return chunk.select(pl.coalesce(pl.col(RAW), pl.struct(shown).struct.json_encode()).alias(RAW))[
+        RAW
+    ]
 
 
 def _event_ids(frame: pl.DataFrame) -> pl.Series:

@@ -47,9 +47,7 @@ def clean_items(chunks: Sequence[tuple[str, pl.DataFrame]]) -> Catalog:
         .when(pl.col("item_id").is_null())
         .then(pl.lit("missing_item_id"))
         .when(
-            (pl.col("title") == "")
-            & (pl.col("text") == "")
-            & (pl.col("category").list.len() == 0)
+            (pl.col("title") == "") & (pl.col("text") == "") & (pl.col("category").list.len() == 0)
         )
         .then(pl.lit("item_without_text"))
     )
@@ -100,9 +98,9 @@ def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
         elif not isinstance(frame[name].dtype, pl.List):
             text = pl.col(name).cast(pl.String)
             frame = frame.with_columns(
-                pl.when(text.is_null() | (text == "")).then(pl.lit([])).otherwise(
-                    pl.concat_list(text)
-                )
+                pl.when(text.is_null() | (text == ""))
+                .then(pl.lit([]))
+                .otherwise(pl.concat_list(text))
                 .cast(pl.List(pl.String))
                 .alias(name)
             )

@@ -128,7 +128,9 @@ def build_sequences(
     table = (
         events.select("user_id", "item_id", "event_type", "timestamp_ms", "query")
         .join(_codes("item_id", item_ids, 1), on="item_id", how="left", maintain_order="left")
-        .join(_codes("query", queries, num_items + 1), on="query", how="left", maintain_order="left")
+        .join(
+            _codes("query", queries, num_items + 1), on="query", how="left", maintain_order="left"
+        )
         .join(
             _codes("event_type", event_type_names, 0),
             on="event_type",

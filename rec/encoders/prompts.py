@@ -21,7 +21,9 @@ def render_items(items: pl.DataFrame, template: str) -> list[str]:
     ['Tea. drinks, hot.']
     """
     columns = [
-        frame_column.list.join(", ").to_list() if name in ("category", "tags") else frame_column.to_list()
+        frame_column.list.join(", ").to_list()
+        if name in ("category", "tags")
+        else frame_column.to_list()
         for name, frame_column in ((name, items[name]) for name in _FIELDS)
     ]
     return [

@@ -99,11 +99,7 @@ class TransformerEncoder:
         chosen = _pooling(pooling, config.model_type)
         identity = {
             "files": [file_sha256(path) for path in weights]
-            + [
-                file_sha256(folder / name)
-                for name in _IDENTITY_FILES
-                if (folder / name).is_file()
-            ],
+            + [file_sha256(folder / name) for name in _IDENTITY_FILES if (folder / name).is_file()],
             "pooling": chosen,
             "template": template,
             "max_tokens": max_tokens,
@@ -131,7 +127,10 @@ class TransformerEncoder:
         if not texts:
             return out
         tokens = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, return_overflowing_tokens=True
+            list(texts),
+            truncation=True,
+            max_length=self._max_tokens,
+            return_overflowing_tokens=True,
         )
         # Of a cut text only the first piece is read; the others just tell that it was cut.
         owners = np.asarray(tokens["overflow_to_sample_mapping"])
@@ -182,7 +181,7 @@ def _fetch(model: str) -> Path:
     """Return the local folder of a model; a hub name is downloaded (safetensors only)."""
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for hub names
+    from huggingface_hub import snapshot_download  # only for hub names
 
     try:
         return Path(

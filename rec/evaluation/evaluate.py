@@ -170,7 +170,7 @@ def order_gate(
     Keys: ``ordered``, ``shuffled``, ``reversed`` and ``last_only`` (the newest event alone). Only
     users with at least two events are asked, order being nothing for the others; without any, the
     answer is empty. Events change places, timestamps keep theirs, so they stay sorted. If
-    ``shuffled`` is no lower than ``ordered``, the model reads the history as a bag.
+    ``shuffled`` is hardly lower than ``ordered``, the model reads the history as a bag.
 
     Flaw: with ``exclude_seen``, ``last_only`` lists can show older items again, which are never
     targets, so that part of its fall is not about what the model reads.

@@ -65,7 +65,9 @@ class ItemTower(nn.Module):
         self.text = nn.Buffer(text, persistent=False)  # (T, D_text), row 0 is padding
         width_in = text.shape[1]
         self.adapter = nn.Sequential(
-            nn.Linear(width_in, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, config.width)
+            nn.Linear(width_in, 2 * config.width),
+            nn.GELU(),
+            nn.Linear(2 * config.width, config.width),
         )
         self.residual = nn.Embedding(num_items + 1, config.width, padding_idx=0)
         nn.init.normal_(self.residual.weight, std=0.02)
@@ -105,7 +107,9 @@ class GatedLayer(nn.Module):
         nn.init.zeros_(self.position_bias.weight)
         nn.init.zeros_(self.time_bias.weight)
 
-    def forward(self, states: Tensor, *, distances: Tensor, buckets: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, states: Tensor, *, distances: Tensor, buckets: Tensor, mask: Tensor
+    ) -> Tensor:
         """Return new states ``(B, L, D)``.
 
         Args:

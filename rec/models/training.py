@@ -40,13 +40,13 @@ _SEED_STRIDE = 100_003
 class TrainingConfig:
     """Say how the towers are trained."""
 
-    num_epochs: int = 20
+    num_epochs: int = 15
     """Passes over the log at most; early stopping may end before."""
     refit_epochs: int = 1
     """Passes over the whole log, the newest tenth included, after evaluation's model is found."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Windows of one global batch, over all processes."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak of AdamW's rate, after the warm-up."""
     weight_decay: float = 0.01
     """AdamW's decay; raise it on small logs."""
@@ -54,9 +54,9 @@ class TrainingConfig:
     """Share of all steps in which the rate rises from 0."""
     clip_norm: float = 1.0
     """Largest norm of a gradient; limits a single step."""
-    full_softmax_items: int = 12_000
+    full_softmax_items: int = 2_000
     """Largest catalog with the exact softmax; above it negatives are sampled."""
-    num_negatives: int = 1024
+    num_negatives: int = 512
     """Uniform negatives shared by a batch, where they are sampled."""
     patience: int = 3
     """Epochs without a better validation NDCG before training stops."""
@@ -199,7 +199,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss, weight = _train_step(
-                wrapped, optimizer, batch, config=config, accelerator=accelerator, generator=generator
+                wrapped,
+                optimizer,
+                batch,
+                config=config,
+                accelerator=accelerator,
+                generator=generator,
             )
             loss_sum, weight_sum, step = loss_sum + loss, weight_sum + weight, step + 1
         row = {"epoch": epoch, "loss": loss_sum / max(weight_sum, 1.0), "num_targets": weight_sum}

@@ -71,7 +71,7 @@ class Recommender:
         by_index = files.counts.sort("item_index")
         counts = by_index["count"].to_numpy()
         self._penalty = torch.from_numpy(popularity_penalty(counts))  # (V,)
-        self._popularity = torch.from_numpy(_popularity_order(by_index))  # (V,)
+        self._popularity = torch.from_numpy(by_index["cold_score"].to_numpy().copy())  # (V,)
         self._filters: dict[tuple[str, str], NDArray[np.bool_]] = {}
 
     @classmethod
@@ -112,7 +112,9 @@ class Recommender:
             for request in requests
         ]
         weights = [
-            self.ranking.penalty_weight if request.penalty_weight is None else request.penalty_weight
+            self.ranking.penalty_weight
+            if request.penalty_weight is None
+            else request.penalty_weight
             for request in requests
         ]
         ranked = self.rank(
@@ -166,7 +168,9 @@ class Recommender:
         is_cold = histories.lengths == 0
         num_candidates = max(k, self.ranking.num_candidates)
         users = self.embed_users(histories, query_embeddings=query_embeddings)
-        found, relevance = self._index.search(users, k=num_candidates, excluded=hidden, allowed=mask)
+        found, relevance = self._index.search(
+            users, k=num_candidates, excluded=hidden, allowed=mask
+        )
         cold = torch.from_numpy(is_cold)
         if bool(cold.any()):
             popular, share = self._popular(hidden, mask, rows=cold, k=num_candidates)
@@ -299,7 +303,7 @@ class Recommender:
                 hit = column.cast(pl.String) == value
             if len(self._filters) > 1000:
                 self._filters.clear()
-            self._filters[key] = hit.fill_null(False).to_numpy()  # noqa: FBT003
+            self._filters[key] = hit.fill_null(False).to_numpy()
         return self._filters[key]
 
     def _popular(
@@ -376,15 +380,6 @@ def embed_histories(
         users[torch.from_numpy(rows)] = states[:, -1]
     users[torch.from_numpy(histories.lengths == 0)] = 0.0
     return users
-
-
-def _popularity_order(by_index: pl.DataFrame) -> NDArray[np.float32]:
-    """Return each item's place by recent, then by all events, as 1 (best) down to 0."""
-    recent, total = by_index["recent_count"].to_numpy(), by_index["count"].to_numpy()
-    order = np.lexsort((by_index["item_index"].to_numpy(), -total, -recent))
-    score = np.empty(len(order), dtype=np.float32)
-    score[order] = np.linspace(1.0, 0.0, len(order), dtype=np.float32)
-    return score
 
 
 def _check(request: Request) -> None:

@@ -49,13 +49,9 @@ class RankingConfig:
 
     def __post_init__(self) -> None:
         if self.penalty_weight < 0:
-            raise ConfigError(
-                f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}"
-            )
+            raise ConfigError(f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}")
         if self.num_candidates < 1:
-            raise ConfigError(
-                f"--ranking.num-candidates must be >= 1, got {self.num_candidates}"
-            )
+            raise ConfigError(f"--ranking.num-candidates must be >= 1, got {self.num_candidates}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +60,7 @@ class ReleaseFiles:
 
     items: pl.DataFrame
     counts: pl.DataFrame
-    """``item_index, item_id, title, count, recent_count``, most events first."""
+    """``item_index, item_id, title, count, recent_count, cold_score``, best cold start first."""
     text: Tensor
     """float32 ``(1 + V, D_text)``."""
     embeddings: Tensor

@@ -152,7 +152,7 @@ def _worker_factory(
 
     def make() -> Callable[[Sequence[str]], dict[str, int]]:
         if num_threads is not None:
-            import torch  # noqa: PLC0415 - only the worker process needs it here
+            import torch  # only the worker process needs it here
 
             torch.set_num_threads(num_threads)
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -66,9 +66,7 @@ class ServedLists:
 
     name = "nextray"
 
-    def __init__(
-        self, recommender: Recommender, *, query_embeddings: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, recommender: Recommender, *, query_embeddings: NDArray[np.float32]) -> None:
         self._recommender = recommender
         self._queries = query_embeddings
 

@@ -19,6 +19,7 @@ from rec.data.items import load_items
 from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ArtifactError
 from rec.models.baselines import count_items
+from rec.models.cold_start import cold_scores
 from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
 from rec.stages.embedding import load_embeddings
 from rec.stages.training import SERVED, build_model, load_model, settings_from
@@ -109,16 +110,13 @@ def release_files(
 
 
 def count_table(sequences: Sequences, items: pl.DataFrame) -> pl.DataFrame:
-    """Return each item's events, all and of the newest days, most first."""
+    """Return each item's events, all and of the newest days, and its cold-start score, best first."""
     counts = items.select("item_index", "item_id", "title").with_columns(
         pl.Series("count", count_items(sequences), dtype=pl.Int64),
-        pl.Series(
-            "recent_count", count_items(sequences, last_days=RECENT_DAYS), dtype=pl.Int64
-        ),
+        pl.Series("recent_count", count_items(sequences, last_days=RECENT_DAYS), dtype=pl.Int64),
+        pl.Series("cold_score", cold_scores(sequences), dtype=pl.Float32),
     )
-    return counts.sort(
-        ["recent_count", "count", "item_index"], descending=[True, True, False]
-    )
+    return counts.sort(["cold_score", "item_index"], descending=[True, False])
 
 
 def check_fingerprints(workspace: Path, *, model: Artifact, embeddings: Artifact) -> None:

@@ -15,8 +15,14 @@ from typing import Any
 import polars as pl
 import xxhash
 
-from rec.artifacts import Artifact, config_hash, file_sha256, find_artifact, point_latest
-from rec.artifacts import write_artifact
+from rec.artifacts import (
+    Artifact,
+    config_hash,
+    file_sha256,
+    find_artifact,
+    point_latest,
+    write_artifact,
+)
 from rec.data.cleaning import (
     CleaningConfig,
     CleaningCounts,
@@ -25,12 +31,11 @@ from rec.data.cleaning import (
     normalise_events,
 )
 from rec.data.files import RAW, REASON, ROW, list_files, read_chunks
-from rec.errors import DataError
 from rec.data.items import CATALOG_FILE, clean_items, load_items
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import build_sequences, distinct_queries, save_part, save_vocabulary
+from rec.errors import DataError
 from rec.spread import Spread, in_process
-
 
 KEY_FILE = "pseudonym.key"
 USERS_FILE = "users.parquet"
@@ -170,9 +175,7 @@ def prepare(
         DataError: nothing to read, a column missing, or a log that is too bad. Nothing is
             written then.
     """
-    catalog, catalog_is_old = _prepare_catalog(
-        workspace, items=items, users=users, config=config
-    )
+    catalog, catalog_is_old = _prepare_catalog(workspace, items=items, users=users, config=config)
     batches = workspace / FEEDBACK_BATCHES
     sources = list_files(events)
     sources += sorted(str(path.resolve()) for path in batches.glob("*.parquet"))
@@ -221,9 +224,7 @@ def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
     """
     distinct = user_ids.unique()
     numbers = [xxhash.xxh3_64_intdigest(user_id.encode()) % num_partitions for user_id in distinct]
-    table = pl.DataFrame(
-        {"user_id": distinct, "partition": pl.Series(numbers, dtype=pl.Int32)}
-    )
+    table = pl.DataFrame({"user_id": distinct, "partition": pl.Series(numbers, dtype=pl.Int32)})
     frame = user_ids.alias("user_id").to_frame()
     return frame.join(table, on="user_id", how="left", maintain_order="left")["partition"]
 
@@ -276,7 +277,9 @@ def _read_users(
                 found = ", ".join(chunk.columns)
                 raise DataError(f"{path}: expected a column 'user_id', found {found}")
             frames.append(chunk.drop(REASON, RAW, ROW).drop_nulls("user_id"))
-    users = pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col("user_id").cast(pl.String))
+    users = pl.concat(frames, how="diagonal_relaxed").with_columns(
+        pl.col("user_id").cast(pl.String)
+    )
     if config.pseudonymize_users:
         key = load_or_create_key(workspace / KEY_FILE)
         names = pseudonyms(users["user_id"].to_list(), key)

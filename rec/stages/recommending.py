@@ -138,7 +138,7 @@ def _factory(
 ) -> Callable[[], Callable[[Block], dict[str, Any]]]:
     def make() -> Callable[[Block], dict[str, Any]]:
         if threads is not None:
-            import torch  # noqa: PLC0415 - only the worker process needs it here
+            import torch  # only the worker process needs it here
 
             torch.set_num_threads(threads)
         parents = read_artifact(release).parents

@@ -62,9 +62,7 @@ def promote(workspace: Path) -> tuple[Artifact, bool]:
     if pointer.get("release") == release.name:
         return release, True
     before = [name for name in [pointer.get("release"), *pointer.get("previous", [])] if name]
-    write_json(
-        workspace / CURRENT, {"release": release.name, "previous": before[:MAX_PREVIOUS]}
-    )
+    write_json(workspace / CURRENT, {"release": release.name, "previous": before[:MAX_PREVIOUS]})
     return release, False
 
 

@@ -165,9 +165,7 @@ def train(
         save_file(evaluated, draft.path / EVALUATED)
         served = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(served, draft.path / SERVED)
-        write_json(
-            draft.path / METRICS_FILE, {"fit": result.metrics, "refit": refit.metrics}
-        )
+        write_json(draft.path / METRICS_FILE, {"fit": result.metrics, "refit": refit.metrics})
         draft.counts |= {
             "epochs": len(result.metrics),
             "best_epoch": result.best_epoch,

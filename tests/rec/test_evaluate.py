@@ -167,6 +167,11 @@ def test_order_gate_falls_for_a_model_of_the_last_item_and_not_for_a_bag() -> No
     assert bag["ordered"] == bag["shuffled"] == bag["reversed"] == 1.0
 
 
+def test_order_gate_last_only_hides_all_but_the_newest_event() -> None:
+    gate = order_gate(Bag(), ask([[9, 3]], [[10]]), k=3, exclude_seen=False, seed=1)
+    assert gate == {"ordered": 1.0, "shuffled": 1.0, "reversed": 1.0, "last_only": 0.0}
+
+
 def test_order_gate_of_users_with_one_event_says_nothing() -> None:
     assert (
         order_gate(Following(), ask([[1], []], [[2], [3]]), k=3, exclude_seen=False, seed=1) == {}
@@ -190,6 +195,14 @@ def test_bootstrap_keeps_the_pairs() -> None:
     interval = paired_bootstrap(theirs + 0.01, theirs)
     assert interval.low == pytest.approx(0.01)
     assert interval.is_significant
+
+
+def test_bootstrap_draws_a_pair_as_often_as_users_have_it() -> None:
+    # One user in ten scores 1: the mean's standard error is sqrt(0.1 * 0.9 / 1000) = 0.0095.
+    interval = paired_bootstrap(np.repeat([0.0, 1.0], [900, 100]), np.zeros(1000))
+    assert interval.difference == 0.1
+    assert interval.low == pytest.approx(0.1 - 1.96 * 0.0095, abs=0.002)
+    assert interval.high == pytest.approx(0.1 + 1.96 * 0.0095, abs=0.002)
 
 
 def test_bootstrap_against_zeros_has_no_ratio() -> None:

@@ -105,6 +105,15 @@ def test_plot_has_a_bar_a_model_as_long_as_its_ndcg() -> None:
     assert html.count('class="bar ours"') == 1
 
 
+def test_plot_speaks_its_title_and_every_value() -> None:
+    html = render()
+    assert dict(Page(html).attributes)["aria-labelledby"] == "plot-title"
+    assert '<title id="plot-title">NDCG@10 by model' in html
+    description = re.findall(r'<desc id="plot-values">(.*)</desc>', html)
+    assert len(description) == 1
+    assert re.fullmatch(r"ours: 0\.2500 \[.+\]; theirs: 0\.1500 \[.+\]", description[0])
+
+
 def test_tables_show_metrics_slices_verdicts_and_details() -> None:
     text = Page(render()).text
     for expected in (
@@ -122,7 +131,14 @@ def test_tables_show_metrics_slices_verdicts_and_details() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shuffled", "verdict"), [(0.1, "reads the sequence"), (0.2, "bag model"), (0.3, "bag model")]
+    ("shuffled", "verdict"),
+    [
+        (0.1, "reads the sequence"),
+        (0.1979, "reads the sequence"),
+        (0.1981, "bag model"),
+        (0.2, "bag model"),
+        (0.3, "bag model"),
+    ],
 )
 def test_order_gate_says_when_a_model_is_a_bag(shuffled: float, verdict: str) -> None:
     assert verdict in render(order_gate={"ordered": 0.2, "shuffled": shuffled})
