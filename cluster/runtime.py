@@ -7,10 +7,12 @@ running cluster is used; else a local one is started and stopped again.
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster.resources import Profile
 from rec.errors import ConfigError
@@ -23,8 +25,13 @@ SERVE_SWITCHES = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # Replaying is safe: mutating calls are idempotent by event_id.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # 30 s by default, and waited for at every stop: one is enough for requests of milliseconds.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
-LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.2"
+"""Loopback too, but not the name that Ray turns into the machine's public address."""
+HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+"""HAProxy's side ports, fixed by default: two services on one machine would collide."""
 
 
 @contextmanager
@@ -43,12 +50,14 @@ def connect(profile: Profile) -> Iterator[None]:
     check_ray(ray.__version__)
     address = os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray").setLevel(logging.WARNING)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         ray.init(address=address, **quiet)
         yield
         ray.shutdown()
         return
+    for name in HAPROXY_PORTS:
+        os.environ[name] = str(free_port())
     with tempfile.TemporaryDirectory(prefix="nextray-", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",
@@ -62,6 +71,14 @@ def connect(profile: Profile) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 r"""Run all stages up to a promoted release: input files -> current.
 
 ray job submit --working-dir . -- python -m jobs.pipeline laptop --workspace ./workspace \
-        --events events.parquet --items items.parquet
+    --events events.parquet --items items.parquet
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 r"""Prepare a log: input files -> catalog/, events/, sequences/.
 
 ray job submit --working-dir . -- python -m jobs.prepare laptop --workspace ./workspace \
-        --events events.parquet --items items.parquet
+    --events events.parquet --items items.parquet
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 r"""Make batch lists: current, sequences/ -> one Parquet file.
 
 ray job submit --working-dir . -- python -m jobs.recommend laptop --workspace ./workspace \
-        --k 10 --output lists.parquet
+    --k 10 --output lists.parquet
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@
     RecError
     ├── DataError(ValueError)      rows, files or HTTP bodies that break the data contract
     ├── ConfigError(ValueError)    a setting that is out of range or contradicts another
-    └── ArtifactError              a folder of the workspace that is missing, changed or of another kind
+    └── ArtifactError              a workspace folder that is missing, changed or of another kind
 
 A message says what was expected, what came and what to do. Jobs print it as one line and exit
 with code 2; a traceback appears only with ``--verbose``.

@@ -58,7 +58,7 @@ class RaySpread:
         """
         self._num_actors = num_actors
         self._is_stateless = is_stateless
-        self._options = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self._options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus}
 
     def __call__(
         self,

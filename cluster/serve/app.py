@@ -14,7 +14,7 @@ from ray.serve import Application
 
 from cluster.resources import Profile
 from cluster.serve.encoder import Encoder
-from cluster.serve.gateway import HISTORY_EVENTS, Gateway, api
+from cluster.serve.gateway import HISTORY_EVENTS, Gateway
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.ranker import Ranker
 from rec.artifacts import read_artifact
@@ -49,7 +49,7 @@ def build_app(args: ServeArgs) -> Application:
     ranker = serve.deployment(name="Ranker", **resources.ranker)(Ranker).bind(
         release, _threads(resources.ranker)
     )
-    ingress: Any = serve.ingress(api)(Gateway)
+    ingress: Any = serve.ingress()(Gateway)
     gateway: Any = serve.deployment(name="Gateway", **resources.gateway)(ingress)
     app: Application = gateway.bind(encoder, ranker, str(args.workspace.resolve()), release)
     return app

@@ -3,6 +3,7 @@
 A pure ASGI middleware, so that a stranger's body is never read and a long one never held.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,10 +18,8 @@ MAX_BODY_BYTES = 1 << 20
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/healthz", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
 )
-
-
-class _TooLargeError(Exception):
-    """Say that a body went past the bound while it was read."""
+_MAX_LENGTH_DIGITS = 20
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Border:
@@ -38,41 +37,42 @@ class Border:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_request_id()
-        scope["nextray_request_id"] = request_id
         headers = Headers(scope=scope)
+        # Serve names each request and puts that name on the answer; outside it, we do.
+        given = headers.get(REQUEST_ID)
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else new_request_id()
+        scope["nextray_request_id"] = request_id
         refusal = self._refusal(scope, headers)
+        body = b"" if refusal else await self._read(receive)
+        if body is None:
+            refusal = 413, self._too_large()
         if refusal is not None:
             status, detail = refusal
             extra = {"WWW-Authenticate": "Bearer"} if status == 401 else None
             response = problem(status, detail, request_id=request_id, headers=extra)
-            await response(scope, receive, send)
+            await response(scope, receive, send if given is None else _without_id(send))
             return
-        read = 0
-        has_started = False
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_bytes:
-                raise _TooLargeError
-            return message
+        async def replay() -> Message:
+            return next(messages, None) or await receive()
 
         async def with_id(message: Message) -> None:
-            nonlocal has_started
             if message["type"] == "http.response.start":
-                has_started = True
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, bounded, with_id)
-        except _TooLargeError:
-            if has_started:
-                raise
-            response = problem(413, self._too_large(), request_id=request_id)
-            await response(scope, receive, send)
+        await self._app(scope, replay, with_id if given is None else _without_id(send))
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the whole body, or ``None`` as soon as it is too long."""
+        body = bytearray()
+        has_more = True
+        while has_more and len(body) <= self._max_bytes:
+            message = await receive()
+            body += message.get("body", b"")
+            has_more = message.get("more_body", False)
+        return bytes(body) if len(body) <= self._max_bytes else None
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         path = scope["path"]
@@ -84,13 +84,29 @@ class Border:
             wanted = _wanted(scope["method"], path)
             if not allows(held, wanted):
                 return 403, f"this key may {held}, the request needs {wanted}"
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._max_bytes:
+        length = headers.get("content-length", "")
+        # Python refuses to read numbers of thousands of digits.
+        if len(length) > _MAX_LENGTH_DIGITS or (
+            length.isdecimal() and int(length) > self._max_bytes
+        ):
             return 413, self._too_large()
         return None
 
     def _too_large(self) -> str:
         return f"expected a body of at most {self._max_bytes} bytes: send fewer events at a time"
+
+
+def _without_id(send: Send) -> Send:
+    """Leave the header to Serve, which adds it to every answer."""
+
+    async def leave_out(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if REQUEST_ID in headers:
+                del headers[REQUEST_ID]
+        await send(message)
+
+    return leave_out
 
 
 def _key(headers: Headers) -> str | None:

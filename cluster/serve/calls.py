@@ -1,49 +1,101 @@
 """Calls from the gateway to the deployments behind it: bounded in time and in tries.
 
 Ray does not retry a request that was sent to a replica that then died. Recommending changes
-nothing, so it is safe to ask again.
+nothing, so it is safe to ask again. A deployment without any replica does not refuse, it keeps the
+caller waiting: hence the memory of who did not answer lately.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
+
+from rec.errors import RecError
 
 MAX_TRIES = 3
 DEADLINE_S = 5.0
 """An answer later than this is of no use to a page."""
+SUSPECT_DEADLINE_S = 0.5
+"""For a deployment that was away at the last call: several times what an answer takes, and a
+popular list after half a second is better than none."""
 RETRY_AFTER_S = 1
+_PAUSE_S = 0.02
+"""Between tries: the router needs a moment to strike a dead replica off."""
+_log = logging.getLogger(__name__)
 
 
 class UnavailableError(Exception):
     """Say that a deployment could not be reached in any try."""
 
 
-async def call(send: Callable[[], Any], *, deadline_s: float = DEADLINE_S) -> Any:
-    """Return the answer of a handle call, asked again if its replica died.
+class Upstream:
+    """Call one deployment, and remember whether it answered the last time."""
 
-    Args:
-        send: makes the call; a fresh one for every try.
-        deadline_s: for all tries together.
+    def __init__(self, name: str) -> None:
+        """Set the name that messages use."""
+        self.name = name
+        self.is_suspect = False
 
-    Raises:
-        HTTPException: 503 where queues are full, 504 past the deadline.
-        UnavailableError: every try met a dead replica.
-    """
-    try:
-        async with asyncio.timeout(deadline_s):
-            for last in (False, False, True):
-                try:
-                    return await send()
-                except BackPressureError as error:
-                    raise HTTPException(
-                        503, "too many requests at once", {"Retry-After": str(RETRY_AFTER_S)}
-                    ) from error
-                except (RayActorError, RayServeException) as error:
-                    if last:
-                        raise UnavailableError(str(error)) from error
-    except TimeoutError as error:
-        raise HTTPException(504, f"no answer within {deadline_s:g} s") from error
+    async def call(self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S) -> Any:
+        """Return the answer of a handle call, asked again if its replica died.
+
+        Args:
+            send: makes the call; a fresh one for every try.
+            deadline_s: for all tries together.
+
+        Raises:
+            HTTPException: 503 where queues are full, 504 past the deadline.
+            RecError: the deployment refused the request; without Ray's traceback in its message.
+            UnavailableError: every try met a dead replica, or the deployment was away at the last
+                call and is silent still.
+        """
+        was_suspect = self.is_suspect
+        limit_s = min(deadline_s, SUSPECT_DEADLINE_S) if was_suspect else deadline_s
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self._try(send)
+        except TimeoutError as error:
+            self._suspect(f"no answer within {limit_s:g} s")
+            if was_suspect:
+                raise UnavailableError(f"the {self.name} does not answer") from error
+            raise HTTPException(
+                504, f"the {self.name} did not answer within {limit_s:g} s"
+            ) from error
+        except BackPressureError as error:
+            raise HTTPException(
+                503, "too many requests at once", {"Retry-After": str(RETRY_AFTER_S)}
+            ) from error
+        self.is_suspect = False
+        return answer
+
+    async def _try(self, send: Callable[[], Any]) -> Any:
+        for number in range(1, MAX_TRIES + 1):
+            response = send()
+            try:
+                return await response
+            except asyncio.CancelledError:
+                # Nobody waits any more: take it out of the queue.
+                response.cancel()
+                raise
+            except BackPressureError:
+                raise
+            except RayTaskError as error:
+                # The deployment answered, with a refusal; Ray's text is a traceback.
+                if isinstance(error.cause, RecError):
+                    raise error.cause from None
+                raise
+            except (RayActorError, RayServeException) as error:
+                self._suspect(type(error).__name__)
+                if number == MAX_TRIES:
+                    raise UnavailableError(f"the {self.name} is away: {error}") from error
+                await asyncio.sleep(_PAUSE_S)
+        raise AssertionError("the last try returns or raises")
+
+    def _suspect(self, reason: str) -> None:
+        if not self.is_suspect:
+            _log.warning("the %s is away: %s", self.name, reason)
+        self.is_suspect = True

@@ -10,17 +10,17 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
 from fastapi import Body, FastAPI, HTTPException, Query, Request
-from ray import serve
+from fastapi import Path as InPath
 
 from cluster.serve.border import MAX_BODY_BYTES, Border
-from cluster.serve.calls import UnavailableError, call
-from cluster.serve.keys import Scope, load_keys
+from cluster.serve.calls import DEADLINE_S, UnavailableError, Upstream
+from cluster.serve.keys import load_keys
 from cluster.serve.problems import add_problem_handlers, new_request_id, request_id_of
 from cluster.serve.schemas import (
     EventsAnswer,
@@ -28,12 +28,14 @@ from cluster.serve.schemas import (
     FeedbackEvent,
     Health,
     InlineEvent,
+    ItemId,
     ListedItem,
     Problem,
     RecommendAnswer,
     RecommendBody,
     Rejection,
     ReleaseAnswer,
+    UserId,
 )
 from rec.data.cleaning import FUTURE_TOLERANCE_MS
 from rec.data.event_ids import content_event_id
@@ -49,25 +51,11 @@ from rec.stages.preparation import KEY_FILE
 
 HISTORY_EVENTS = 1000
 """Newest events read of a user: what is left out as seen, and more than a tower reads."""
+ENCODE_WITHIN_S = 1.0
+"""A list without the queries in time is better than one with them too late."""
+READY_WITHIN_S = 30.0
+"""The first answers wait for models that are still being loaded."""
 _log = logging.getLogger(__name__)
-
-
-def _replica_keys() -> Mapping[str, Scope]:
-    gateway: Gateway = serve.get_replica_context().servable_object
-    return gateway.keys
-
-
-api = FastAPI(
-    title="nextray",
-    version="0.1.0",
-    description="Next item, on Ray: ranked lists that change with the user's last event.",
-    responses={
-        status: {"model": Problem}
-        for status in (401, 403, 404, 413, 422, 503, 504)  # every error is a problem document
-    },
-)
-api.add_middleware(Border, keys=_replica_keys, max_bytes=MAX_BODY_BYTES)
-add_problem_handlers(api)
 
 
 class Gateway:
@@ -89,23 +77,57 @@ class Gateway:
         log = EventLog(root / LOG_FILE)
         self._history = HistoryStore(log)
         self._commits = GroupCommit(log)
+        self._excludes_seen = bool(settings["ranking"]["exclude_seen"])
+        self._encoder_calls = Upstream("encoder")
+        self._ranker_calls = Upstream("ranker")
         self._is_ready = False
         self._background: set[asyncio.Task[None]] = set()
 
-    @api.post("/v1/recommend")
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return this replica's HTTP application; Serve asks for it after the constructor."""
+        api = FastAPI(
+            title="nextray",
+            version="0.1.0",
+            description="Next item, on Ray: ranked lists that change with the user's last event.",
+            responses={
+                status: {"model": Problem}
+                for status in (
+                    401,
+                    403,
+                    404,
+                    413,
+                    422,
+                    503,
+                    504,
+                )  # every error is a problem document
+            },
+        )
+        api.add_middleware(Border, keys=lambda: self.keys, max_bytes=MAX_BODY_BYTES)
+        add_problem_handlers(api)
+        api.post("/v1/recommend")(self.recommend)
+        api.get("/v1/users/{user_id:path}/recommendations")(self.recommend_user)
+        api.post("/v1/events")(self.add_events)
+        api.get("/v1/items/{item_id:path}/similar")(self.similar)
+        api.get("/v1/release")(self.get_release)
+        api.get("/livez")(self.live)
+        api.get("/readyz")(self.ready)
+        api.get("/healthz")(self.healthy)
+        return api
+
     async def recommend(self, body: RecommendBody, request: Request) -> RecommendAnswer:
         """Return a ranked list for a user, for inline events, or for both."""
         return await self._answer(body, request_id=request_id_of(request))
 
-    @api.get("/v1/users/{user_id}/recommendations")
     async def recommend_user(
-        self, user_id: str, request: Request, k: Annotated[int, Query(ge=1, le=100)] = 10
+        self,
+        user_id: Annotated[UserId, InPath()],
+        request: Request,
+        k: Annotated[int, Query(ge=1, le=100)] = 10,
     ) -> RecommendAnswer:
         """Return a ranked list for a user."""
         body = RecommendBody(user_id=user_id, k=k)
         return await self._answer(body, request_id=request_id_of(request))
 
-    @api.post("/v1/events")
     async def add_events(
         self,
         body: EventsBody | Annotated[list[FeedbackEvent], Body(min_length=1, max_length=1000)],
@@ -132,16 +154,20 @@ class Gateway:
                 ) from error
         return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected)
 
-    @api.get("/v1/items/{item_id}/similar")
     async def similar(
-        self, item_id: str, request: Request, k: Annotated[int, Query(ge=1, le=100)] = 10
+        self,
+        item_id: Annotated[ItemId, InPath()],
+        request: Request,
+        k: Annotated[int, Query(ge=1, le=100)] = 10,
     ) -> RecommendAnswer:
         """Return the items nearest to one item."""
         if item_id not in self._item_ids:
-            raise HTTPException(404, f"no item {item_id[:256]!r} in the catalog")
+            raise HTTPException(404, f"no item {item_id!r} in the catalog")
         start = time.perf_counter()
         try:
-            release, found = await call(lambda: self._ranker.similar.remote(item_id, k))
+            release, found = await self._ranker_calls.call(
+                lambda: self._ranker.similar.remote(item_id, k)
+            )
         except UnavailableError as error:
             raise HTTPException(503, "the ranker is away", {"Retry-After": "1"}) from error
         return RecommendAnswer(
@@ -153,36 +179,48 @@ class Gateway:
             timings_ms={"total": _since_ms(start)},
         )
 
-    @api.get("/v1/release")
     async def get_release(self) -> ReleaseAnswer:
         """Return which release answers."""
         return ReleaseAnswer(
             release=self.release, items=len(self._item_ids), fingerprint=self._fingerprint
         )
 
-    @api.get("/livez")
     async def live(self) -> Health:
         """Say that the process is up."""
         return Health(status="ok")
 
-    @api.get("/readyz")
     async def ready(self) -> Health:
         """Say that a real recommendation has gone through Encoder and Ranker."""
         if not self._is_ready:
             try:
-                await call(lambda: self._encoder.encode.remote(["ready"]), deadline_s=30)
-                request = asking.Request(k=1)
-                await call(lambda: self._ranker.recommend.remote(request), deadline_s=30)
-            except UnavailableError as error:
+                await self._try_whole_path()
+            except (UnavailableError, HTTPException) as error:
                 raise HTTPException(503, "not ready yet", {"Retry-After": "1"}) from error
             self._is_ready = True
         return Health(status="ok")
 
-    @api.get("/healthz")
     async def healthy(self) -> Health:
         """Say that the event log can be read."""
         await asyncio.to_thread(self._history.history, "", limit=1)
         return Health(status="ok")
+
+    async def _try_whole_path(self) -> None:
+        """Make one list for a history of a query and an item, as for a user."""
+        query, now_ms = "ready", time.time_ns() // 1_000_000
+        rows = await self._encoder_calls.call(
+            lambda: self._encoder.encode.remote([query]), deadline_s=READY_WITHIN_S
+        )
+        search = Event(user_id="", event_type=SEARCH, timestamp_ms=now_ms, query=query)
+        view = Event(
+            user_id="",
+            event_type=DEFAULT_EVENT_TYPE,
+            timestamp_ms=now_ms,
+            item_id=self._popular["item_id"][0],
+        )
+        request = asking.Request(
+            history=(search, view), k=1, query_embeddings={query: rows[0]}, exclude_seen=False
+        )
+        await self._rank(request, deadline_s=READY_WITHIN_S)
 
     async def _answer(self, body: RecommendBody, *, request_id: str) -> RecommendAnswer:
         start = time.perf_counter()
@@ -194,9 +232,11 @@ class Gateway:
         embedded: dict[str, Any] = {}
         if queries:
             try:
-                rows = await call(lambda: self._encoder.encode.remote(queries))
+                rows = await self._encoder_calls.call(
+                    lambda: self._encoder.encode.remote(queries), deadline_s=ENCODE_WITHIN_S
+                )
                 embedded = dict(zip(queries, rows, strict=True))
-            except UnavailableError:
+            except (UnavailableError, HTTPException):
                 degraded.append("encoder_unavailable")
         after_encode = time.perf_counter()
         request = asking.Request(
@@ -245,11 +285,13 @@ class Gateway:
         )
 
     async def _rank(
-        self, request: asking.Request
+        self, request: asking.Request, *, deadline_s: float = DEADLINE_S
     ) -> tuple[Sequence[asking.RankedItem], Sequence[str]]:
         """Return the ranker's list; a list of another release is asked for once more."""
         for _ in range(2):
-            release, answer = await call(lambda: self._ranker.recommend.remote(request))
+            release, answer = await self._ranker_calls.call(
+                lambda: self._ranker.recommend.remote(request), deadline_s=deadline_s
+            )
             if release == self.release:
                 return answer.items, answer.degraded
         raise HTTPException(503, "a new release is being rolled out", {"Retry-After": "1"})
@@ -326,11 +368,13 @@ class Gateway:
         """Return popular items; filters need the catalog and are refused here."""
         if request.filters:
             raise HTTPException(503, "the ranker is away", {"Retry-After": "1"})
-        seen = {event.item_id for event in request.history} | request.exclude
+        hides_seen = self._excludes_seen if request.exclude_seen is None else request.exclude_seen
+        seen = {event.item_id for event in request.history} if hides_seen else set()
+        hidden = seen | request.exclude
         rows = (
             row
             for row in self._popular.select("item_id", "title", "cold_score").iter_rows()
-            if row[0] not in seen
+            if row[0] not in hidden
         )
         return [
             asking.RankedItem(
@@ -364,6 +408,8 @@ def _listed(items: Sequence[asking.RankedItem]) -> list[ListedItem]:
 
 
 def _timestamp_ms(value: int | float | str) -> int | None:
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return None
     stamp = to_timestamp_ms(pl.Series([value]))[0]
     return None if stamp is None else int(stamp)
 

@@ -15,8 +15,10 @@ class Ranker:
     """Answer with the whole request path of one release."""
 
     def __init__(self, release: str, num_threads: int) -> None:
+        """Load the release and answer once, so that the first user does not wait."""
         torch.set_num_threads(num_threads)
         self._recommender = Recommender.load(Path(release))
+        self._recommender.recommend([Request(k=1)])
         # 2 ms: a batch of two costs little more than one, and nobody waits long for company.
         batch = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
         self._recommend_batched = batch(self._recommend_batch)

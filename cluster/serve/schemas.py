@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
-UserId = Annotated[str, Field(min_length=1, max_length=256)]
+ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
+UserId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Query = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -29,7 +29,7 @@ class FeedbackEvent(InlineEvent):
     """One act to store."""
 
     user_id: UserId
-    value: float | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
     session_id: Annotated[str, Field(max_length=256)] | None = None
     event_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     impression_id: Annotated[str, Field(max_length=256)] | None = None

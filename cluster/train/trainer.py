@@ -110,7 +110,7 @@ def _check_cores(resources: TrainResources) -> None:
     if wanted > present:
         raise ConfigError(
             f"training asks for {resources.num_workers} workers x {resources.worker_cpus:g} cores, "
-            f"the cluster has {present:g}: lower --num-workers or add nodes"
+            f"the cluster has {present:g}: choose a smaller --profile or add nodes"
         )
 
 

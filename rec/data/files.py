@@ -38,7 +38,7 @@ def list_files(paths: Sequence[str]) -> list[str]:
         if Path(path).is_dir():
             names = sorted(str(f) for f in Path(path).rglob("*") if str(f).endswith(SUFFIXES))
         elif any(mark in path for mark in "*?["):
-            names = sorted(glob.glob(path, recursive=True))
+            names = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - may be absolute
         else:
             names = [path] if Path(path).is_file() else []
         if not names:

@@ -198,7 +198,8 @@ def load_sequences(folder: Path) -> Sequences:
     table = pa.concat_tables(pq.read_table(part) for part in parts).combine_chunks()
 
     def flat(name: str, dtype: type) -> NDArray[Any]:
-        return table[name].combine_chunks().flatten().to_numpy().astype(dtype, copy=False)
+        values = table[name].combine_chunks().flatten().to_numpy()
+        return np.asarray(values, dtype=dtype)
 
     lengths = pc.list_value_length(table["tokens"]).to_numpy()
     return Sequences(

@@ -45,7 +45,8 @@ class HashingEncoder:
                         bits, sign = divmod(bits, 2)
                         out[row, place] += weight if sign else -weight
         norms = np.linalg.norm(out, axis=1, keepdims=True)
-        return np.divide(out, norms, out=out, where=norms > 0)
+        np.divide(out, norms, out=out, where=norms > 0)
+        return out
 
 
 def _ngrams(word: str) -> Iterator[tuple[str, float]]:

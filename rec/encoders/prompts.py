@@ -16,7 +16,8 @@ def render_items(items: pl.DataFrame, template: str) -> list[str]:
     Empty fields leave no stray punctuation; lists are joined by commas.
 
     >>> frame = pl.DataFrame({"title": ["Tea"], "category": [["drinks", "hot"]],
-    ...                       "tags": [[]], "text": [""]}, schema_overrides={"tags": pl.List(pl.String)})
+    ...                       "tags": [[]], "text": [""]},
+    ...                      schema_overrides={"tags": pl.List(pl.String)})
     >>> render_items(frame, DEFAULT_TEMPLATE)
     ['Tea. drinks, hot.']
     """

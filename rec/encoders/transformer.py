@@ -56,7 +56,8 @@ class TransformerEncoder:
         self._batch_size = batch_size
         self._device = device
         self.fingerprint = fingerprint
-        self.width = int(getattr(model.config, "hidden_size", 0) or model.config.d_model)
+        config: Any = model.config  # its fields depend on the architecture
+        self.width = int(getattr(config, "hidden_size", 0) or config.d_model)
         self.num_truncated = 0
         self.num_tokens = 0
 

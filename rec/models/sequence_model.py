@@ -62,7 +62,7 @@ class ItemTower(nn.Module):
         super().__init__()
         self.num_items = num_items
         self.id_dropout = config.id_dropout
-        self.text = nn.Buffer(text, persistent=False)  # (T, D_text), row 0 is padding
+        self.text: Tensor = nn.Buffer(text, persistent=False)  # (T, D_text), row 0 is padding
         width_in = text.shape[1]
         self.adapter = nn.Sequential(
             nn.Linear(width_in, 2 * config.width),

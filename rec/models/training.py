@@ -272,7 +272,7 @@ def _share(
 ) -> list[np.ndarray[Any, Any]]:
     """Return this process's windows; each process gets at least one, if only without targets."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    arrays = [
+    arrays: list[np.ndarray[Any, Any]] = [
         batch.tokens,
         batch.timestamps_s,
         batch.event_types,

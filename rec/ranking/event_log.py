@@ -253,4 +253,4 @@ def _impression_row(impression: Impression) -> tuple[object, ...]:
 def _impression(row: Sequence[object]) -> Impression:
     values = dict(zip(_IMPRESSION_FIELDS, row, strict=True))
     lists = {name: tuple(json.loads(str(values[name]))) for name in _LIST_FIELDS}
-    return Impression(**{**values, **lists})  # type: ignore[arg-type]
+    return Impression(**{**values, **lists})

@@ -31,4 +31,5 @@ def popularity_penalty(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     if deviation == 0.0:
         return np.zeros(len(counts), dtype=np.float32)
     standard = (logs - logs.mean()) / deviation
-    return np.clip(standard, -MAX_Z, MAX_Z).astype(np.float32)
+    penalty: NDArray[np.float32] = np.clip(standard, -MAX_Z, MAX_Z).astype(np.float32)
+    return penalty

@@ -126,6 +126,7 @@ def evaluate_index(
         train=split.train,
         k=config.k,
         exclude_seen=ranking.exclude_seen,
+        seed=config.seed,
         on_progress=on_progress,
     )
     gate: Mapping[str, float] | None = None

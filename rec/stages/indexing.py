@@ -21,7 +21,6 @@ from rec.errors import ArtifactError
 from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
 from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
-from rec.stages.embedding import load_embeddings
 from rec.stages.training import SERVED, build_model, load_model, settings_from
 
 RECENT_DAYS = 7
@@ -110,7 +109,7 @@ def release_files(
 
 
 def count_table(sequences: Sequences, items: pl.DataFrame) -> pl.DataFrame:
-    """Return each item's events, all and of the newest days, and its cold-start score, best first."""
+    """Return each item's events, all and recent, and its cold-start score, best first."""
     counts = items.select("item_index", "item_id", "title").with_columns(
         pl.Series("count", count_items(sequences), dtype=pl.Int64),
         pl.Series("recent_count", count_items(sequences, last_days=RECENT_DAYS), dtype=pl.Int64),

@@ -116,7 +116,11 @@ def test_second_run_changes_nothing(tmp_path: Path) -> None:
 
 def test_files_of_all_kinds_become_the_same_events(tmp_path: Path) -> None:
     frame = pl.DataFrame(
-        {"user_id": ["u1", "u2"], "item_id": ["i1", "i2"], "timestamp": [1_600_000_000, 1_600_000_009]}
+        {
+            "user_id": ["u1", "u2"],
+            "item_id": ["i1", "i2"],
+            "timestamp": [1_600_000_000, 1_600_000_009],
+        }
     )
     frame.write_csv(tmp_path / "a.csv")
     frame.write_ndjson(tmp_path / "b.jsonl")

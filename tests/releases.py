@@ -1,0 +1,102 @@
+"""A promoted release in a second: random towers over hashed text, real files and manifests."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from rec.artifacts import latest_artifact, write_artifact, write_json
+from rec.data.items import CATALOG_FILE
+from rec.data.sequences import build_sequences, save_part, save_vocabulary
+from rec.encoders.encoder import EncoderConfig, load_encoder, resolve_spec
+from rec.models.sequence_model import ModelConfig, SequenceModel
+from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
+from rec.stages.indexing import count_table
+
+NUM_ITEMS = 60
+NUM_USERS = 8
+START_MS = 1_700_000_000_000
+COLOURS = ("red", "blue", "green", "black", "红色", "蓝色")
+KINDS = ("dress", "coat", "lamp", "sofa", "kettle", "连衣裙", "大衣", "台灯", "boots", "watch")
+
+
+def make_release(workspace: Path, *, is_pseudonymized: bool = False) -> Path:
+    """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``."""
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    items = _items()
+    item_ids = items["item_id"].to_list()
+    types = ["purchase", "search", "view"]
+    rows = [
+        {
+            "user_id": f"user-{user}",
+            "item_id": None if place == 3 else item_ids[int(random.integers(NUM_ITEMS))],
+            "event_type": "search" if place == 3 else "view",
+            "timestamp_ms": START_MS + 60_000 * place,
+            "query": "red dress" if place == 3 else None,
+        }
+        for user in range(NUM_USERS)
+        for place in range(6)
+    ]
+    sequences = build_sequences(
+        pl.DataFrame(rows, schema_overrides={"item_id": pl.String, "query": pl.String}),
+        item_ids=item_ids,
+        queries=["red dress"],
+        event_type_names=types,
+    )
+    with write_artifact(workspace, "sequences", config={"seed": 0}, parents={}) as draft:
+        save_part(sequences, draft.path / "part-00000.parquet")
+        save_vocabulary(
+            draft.path, num_items=NUM_ITEMS, queries=["red dress"], event_type_names=types
+        )
+    parents = {"sequences": latest_artifact(workspace, "sequences", made_by="prepare").name}
+    spec = resolve_spec(EncoderConfig(model="hashing"), share_chinese=0.5)
+    encoder = load_encoder(spec)
+    titles = items["title"].to_list()
+    text = np.concatenate([np.zeros((1, encoder.width), np.float32), encoder.encode(titles)])
+    config = ModelConfig(width=16, num_layers=1, max_length=12)
+    model = SequenceModel(
+        torch.from_numpy(text), num_items=NUM_ITEMS, num_event_types=len(types), config=config
+    ).eval()
+    files = ReleaseFiles(
+        items=items,
+        counts=count_table(sequences, items),
+        text=torch.from_numpy(text),
+        embeddings=embed_items(model),
+        model=model,
+        ranking=RankingConfig(),
+        encoder={
+            "kind": spec.kind,
+            "model": spec.model,
+            "pooling": spec.pooling,
+            "max_tokens": spec.max_tokens,
+            "batch_size": spec.batch_size,
+            "template": spec.template,
+        },
+        fingerprint=encoder.fingerprint,
+        event_type_names=types,
+        is_pseudonymized=is_pseudonymized,
+    )
+    with write_artifact(workspace, "releases", config={}, parents=parents) as draft:
+        write_release_files(draft.path, files)
+        draft.details |= {"ingested_through": 0, "fingerprint": encoder.fingerprint}
+    release = latest_artifact(workspace, "releases", made_by="promote")
+    write_json(workspace / "current", {"release": release.name, "previous": []})
+    assert (release.path / CATALOG_FILE).is_file()
+    return release.path
+
+
+def _items() -> pl.DataFrame:
+    names = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
+    return pl.DataFrame(
+        {
+            "item_index": pl.Series(range(1, NUM_ITEMS + 1), dtype=pl.Int32),
+            "item_id": [f"item/{number}" for number in range(NUM_ITEMS)],
+            "title": names,
+            "text": names,
+            "category": [[name.split(" ")[1]] for name in names],
+            "tags": pl.Series([[]] * NUM_ITEMS, dtype=pl.List(pl.String)),
+            "colour": [name.split(" ")[0] for name in names],
+        }
+    )
