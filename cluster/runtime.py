@@ -94,6 +94,8 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
     ensure_token(environment)
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Waiting threads that spin starve the others where cores are few.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Workers import our packages from where the driver does.
     root = str(Path(__file__).resolve().parent.parent)
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)

@@ -62,7 +62,7 @@ def trained_workspace(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Give a workspace that was prepared, embedded and trained in this process."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     workspace = tmp_path_factory.mktemp("released")
     events, items, users = (str(path) for path in shop_files)
     prepare(

@@ -53,15 +53,14 @@ class Upstream:
             UnavailableError: every try met a dead replica, or the deployment was away at the last
                 call and is silent still.
         """
-        was_suspect = self.is_suspect
-        limit_s = min(deadline_s, SUSPECT_DEADLINE_S) if was_suspect else deadline_s
+        limit_s = min(deadline_s, SUSPECT_DEADLINE_S) if self.is_suspect else deadline_s
         try:
-            async with asyncio.timeout(limit_s):
-                answer = await self._try(send)
+            async with asyncio.timeout(limit_s) as clock:
+                answer = await self._try(send, clock)
         except TimeoutError as error:
-            self._suspect(f"no answer within {limit_s:g} s")
-            if was_suspect:
+            if self.is_suspect:
                 raise UnavailableError(f"the {self.name} does not answer") from error
+            self._suspect(f"no answer within {limit_s:g} s")
             raise HTTPException(
                 504, f"the {self.name} did not answer within {limit_s:g} s"
             ) from error
@@ -72,7 +71,7 @@ class Upstream:
         self.is_suspect = False
         return answer
 
-    async def _try(self, send: Callable[[], Any]) -> Any:
+    async def _try(self, send: Callable[[], Any], clock: asyncio.Timeout) -> Any:
         for number in range(1, MAX_TRIES + 1):
             response = send()
             try:
@@ -92,6 +91,7 @@ class Upstream:
                 self._suspect(type(error).__name__)
                 if number == MAX_TRIES:
                     raise UnavailableError(f"the {self.name} is away: {error}") from error
+                _shorten(clock)
                 await asyncio.sleep(_PAUSE_S)
         raise AssertionError("the last try returns or raises")
 
@@ -99,3 +99,9 @@ class Upstream:
         if not self.is_suspect:
             _log.warning("the %s is away: %s", self.name, reason)
         self.is_suspect = True
+
+
+def _shorten(clock: asyncio.Timeout) -> None:
+    """Leave a deployment that has just lost a replica only as long as a suspect one."""
+    ends, latest = clock.when(), asyncio.get_running_loop().time() + SUSPECT_DEADLINE_S
+    clock.reschedule(latest if ends is None else min(ends, latest))

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
 from cluster.resources import LAPTOP
@@ -65,6 +66,7 @@ class Service:
 def service(
     ray_cluster: None,  # noqa: ARG001 - Serve runs on it
     released_workspace: Path,
+    shop_files: tuple[Path, Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     workspace = tmp_path_factory.mktemp("serve") / "workspace"
@@ -82,7 +84,7 @@ def service(
             client=client,
             recommender=recommender,
             log=log,
-            user_ids=shop_users(released_workspace),
+            user_ids=shop_users(shop_files[0]),
             pseudonym_key=load_or_create_key(workspace / KEY_FILE),
         )
     log.close()
@@ -95,10 +97,8 @@ def free_port() -> int:
         return port
 
 
-def shop_users(workspace: Path) -> list[str]:
-    import polars as pl
-
-    events = pl.read_parquet(workspace / "input" / "events.parquet")
+def shop_users(path: Path) -> list[str]:
+    events = pl.read_parquet(path)
     return sorted(events["user_id"].unique().to_list())[:20]
 
 
