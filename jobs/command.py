@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -70,7 +70,10 @@ def run_job(
 
     ``work`` returns ``outputs``, ``skipped`` and the fields of its own job.
     """
-    arguments = parse(arguments_type, argv, name=name, description=description)
+    try:
+        arguments = parse(arguments_type, argv, name=name, description=description)
+    except RecError as error:
+        stop(error)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         stream=sys.stderr,
@@ -84,8 +87,7 @@ def run_job(
     except RecError as error:
         if arguments.verbose:
             traceback.print_exc()
-        console().print(f"error: {error}", style="bold red", soft_wrap=True, markup=False)
-        sys.exit(BAD_INPUT)
+        stop(error)
     except KeyboardInterrupt:
         console().print("stopped")
         sys.exit(130)

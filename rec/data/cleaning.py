@@ -166,15 +166,15 @@ def normalise_events(
         .then(pl.lit("unknown_item"))
     )
     frame = frame.with_columns(reasons.alias(REASON))
-    frame = frame.with_columns(
-        pl.when(pl.col(REASON).is_not_null()).then(pl.col(RAW)).alias(RAW), _event_ids(frame)
-    )
+    frame = frame.with_columns(pl.when(pl.col(REASON).is_not_null()).then(pl.col(RAW)).alias(RAW))
     if pseudonym_key is not None:
         # Rows without a user still need one to be partitioned by: the empty text.
         ids = frame["user_id"].fill_null("")
         frame = frame.with_columns(
             pl.Series("user_id", pseudonyms(ids.to_list(), pseudonym_key), dtype=pl.String)
         )
+    # After the pseudonyms: serving hashes the stored id too, and nobody can test guesses at it.
+    frame = frame.with_columns(_event_ids(frame))
     return frame.with_columns(pl.col("user_id").fill_null("")).select(
         pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items()
     )

@@ -244,8 +244,8 @@ def test_options_of_a_request_reach_the_recommender(service: Service) -> None:
     plain = service.ask(user_id=user_id, k=10)
     banned = plain["items"][0]["item_id"]
     items = service.recommender.files.items
-    category = items["category"][0]
-    allowed = set(items.filter(items["category"] == category)["item_id"].to_list())
+    category = items["category"][0][0]
+    allowed = set(items.filter(items["category"].list.contains(category))["item_id"].to_list())
     answer = service.ask(
         user_id=user_id, k=10, exclude=[banned], filters={"category": [category]}, penalty_weight=2
     )
