@@ -93,6 +93,12 @@ def run_job(
         sys.exit(130)
 
 
+def stop(error: RecError) -> NoReturn:
+    """Print one line and end with the exit code of bad input."""
+    console().print(f"error: {error}", style="bold red", soft_wrap=True, markup=False)
+    sys.exit(BAD_INPUT)
+
+
 def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str) -> A:
     """Return the arguments: ``RECIPE`` first, then flags that override it."""
     parser = tyro.extras.overridable_config_cli
