@@ -1,6 +1,5 @@
 """What the user sees while long work runs: one console, on stderr, for bars and lines."""
 
-import sys
 from functools import cache
 
 from rich.console import Console
@@ -9,4 +8,4 @@ from rich.console import Console
 @cache
 def console() -> Console:
     """Return the console of this process; stdout stays free for the answer."""
-    return Console(file=sys.stderr, highlight=False)
+    return Console(stderr=True, highlight=False)
