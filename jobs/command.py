@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from cluster.memory import MemoryMeter
 from cluster.progress import console
 from cluster.resources import PROFILES, Profile
 from jobs.recipes import RECIPES, Recipe
-from rec.errors import RecError
+from rec.errors import ConfigError, RecError
 
 BAD_INPUT = 2
 """Exit code of an error that is the user's to mend."""
@@ -72,6 +73,7 @@ def run_job(
     """
     try:
         arguments = parse(arguments_type, argv, name=name, description=description)
+        check_workspace(arguments.workspace)
     except RecError as error:
         stop(error)
     logging.basicConfig(
@@ -91,6 +93,18 @@ def run_job(
     except KeyboardInterrupt:
         console().print("stopped")
         sys.exit(130)
+
+
+def check_workspace(workspace: Path) -> None:
+    """Refuse a URI, which would become a local folder of that name.
+
+    Raises:
+        ConfigError: the workspace is not a path.
+    """
+    if re.match(r"[a-z0-9]+:/", str(workspace)):
+        raise ConfigError(
+            f"--workspace expects a local or shared folder, got {workspace}: mount it first"
+        )
 
 
 def stop(error: RecError) -> NoReturn:

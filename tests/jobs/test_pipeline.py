@@ -83,3 +83,14 @@ def test_config_out_of_range_names_flag_bound_and_value(
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
     assert "penalty-weight must be >= 0, got -0.1" in " ".join(shown.replace("│", " ").split())
+
+
+def test_workspace_uri_is_refused_and_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        index.main(["smoke", "--workspace", "s3://shop/workspace"])
+    assert stop.value.code == BAD_INPUT
+    assert "expects a local or shared folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
