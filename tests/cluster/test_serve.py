@@ -1,4 +1,5 @@
 import asyncio
+import json
 import shutil
 import socket
 import time
@@ -17,7 +18,9 @@ from cluster.serve.app import serving
 from cluster.serve.gateway import HISTORY_EVENTS
 from cluster.serve.keys import ensure_admin_key, key_hash, load_keys
 from rec.artifacts import write_json
+from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.events import Event
+from rec.data.files import read_chunks
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.encoders import load_encoder
 from rec.ranking.event_log import LOG_FILE, EventLog
@@ -287,6 +290,25 @@ def test_list_changes_after_feedback(service: Service) -> None:
     assert bought not in after
     assert after != [item["item_id"] for item in before["items"]]
     assert service.send(event)["duplicates"] == 1
+
+
+def test_event_without_id_gets_that_of_batch_cleaning(service: Service, tmp_path: Path) -> None:
+    item_id = service.recommender.item_ids[1]
+    event = {"user_id": "both ways", "item_id": item_id, "timestamp": 1_700_000_000}
+    (tmp_path / "log.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    rows = normalise_events(
+        next(iter(read_chunks(str(tmp_path / "log.jsonl")))),
+        config=CleaningConfig(),
+        file_number=0,
+        file_name="log.jsonl",
+        known_items=pl.Series(service.recommender.item_ids),
+        now_ms=time.time_ns() // 1_000_000,
+        pseudonym_key=service.pseudonym_key,
+    )
+    before = service.log.last_seq()
+    service.send(event)
+    stored = service.log.read_after(before, 1)[0][1]
+    assert (stored.user_id, stored.event_id) == (rows["user_id"][0], rows["event_id"][0])
 
 
 def test_user_ids_are_not_stored_as_they_came(service: Service) -> None:
