@@ -18,13 +18,19 @@ from cluster.resources import Profile
 from rec.errors import ConfigError
 
 MIN_RAY = (2, 60)
-UNSAFE_SWITCHES = ("RAY_cloudpickle_unsafe", "RAY_DATA_ALLOW_UNSAFE_EXTENSION_DESERIALIZATION")
+UNSAFE_SWITCHES = (
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
+)
 """Settings with which a data file may run code; we refuse to start with them."""
 SERVE_SWITCHES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Replaying is safe: mutating calls are idempotent by event_id.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # Only what was never sent is sent again: feedback with neither event_id nor timestamp is
+    # stamped on arrival, so a replayed POST would count twice.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
     # 30 s by default, and waited for at every stop: one is enough for requests of milliseconds.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }

@@ -6,7 +6,7 @@ file: it maps columns, parses types and gives every bad row a *reason*.
 Nothing is dropped in silence: ``rows_in = kept + duplicates + quarantined``, exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -195,18 +195,6 @@ def clean_partition(rows: pl.DataFrame) -> Cleaned:
         num_duplicates=good.height - unique.height,
         quarantined=bad.select(REASON, ORDER, RAW).sort(ORDER),
     )
-
-
-def count_cleaned(parts: Sequence[Cleaned]) -> CleaningCounts:
-    """Return the sums over all partitions."""
-    counts = CleaningCounts()
-    for part in parts:
-        counts.kept += part.kept.height
-        counts.duplicates += part.num_duplicates
-        for reason, number in part.quarantined[REASON].value_counts().iter_rows():
-            counts.quarantined[reason] = counts.quarantined.get(reason, 0) + number
-    counts.rows_in = counts.kept + counts.duplicates + counts.num_quarantined
-    return counts
 
 
 def check_counts(counts: CleaningCounts, config: CleaningConfig) -> None:

@@ -37,7 +37,7 @@ class EncoderConfig:
     max_tokens: int = 64
     """Tokens read of one text; longer ones are cut and counted. Raising it costs time."""
     batch_size: int = 32
-    """Texts of one forward pass; small batches are faster on a CPU."""
+    """Texts of one forward pass; raising it costs memory, a GPU wants hundreds."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_size"):

@@ -25,7 +25,7 @@ class ModelConfig:
     """Fix the shape of the towers."""
 
     width: int = 64
-    """D. 128 costs twice the time and brings a few percent."""
+    """D. Raising it costs time and memory; it may overfit small logs."""
     num_layers: int = 2
     """Transformer layers."""
     num_heads: int = 2

@@ -28,7 +28,7 @@ from rec.artifacts import (
     write_json,
 )
 from rec.data.sequences import Sequences, load_sequences
-from rec.data.splits import EvaluationSet, Split, hold_out_last, temporal_split
+from rec.data.splits import EvaluationSet, hold_out_last, temporal_split
 from rec.errors import ArtifactError
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.scoring import top_k_in_blocks
@@ -238,11 +238,6 @@ def settings_from(values: Mapping[str, Any]) -> TrainSettings:
         test_quantile=values["test_quantile"],
         exclude_seen=values["exclude_seen"],
     )
-
-
-def split_of(sequences: Sequences, settings: TrainSettings) -> Split:
-    """Return the split that a model was trained and is evaluated on."""
-    return temporal_split(sequences, quantile=settings.test_quantile)
 
 
 def _refit(
