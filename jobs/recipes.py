@@ -7,6 +7,7 @@ from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
 from rec.models.sequence_model import ModelConfig
 from rec.models.training import TrainingConfig
+from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
 from rec.stages.evaluating import EvaluationConfig
 
@@ -21,6 +22,7 @@ class Recipe:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    ranker: RankerConfig = field(default_factory=RankerConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -40,6 +42,7 @@ GPU = Recipe(
 DEMO = Recipe(
     encoder=EncoderConfig(max_tokens=32),
     training=TrainingConfig(num_epochs=4),
+    ranking=RankingConfig(exclude_seen=False),  # a grocery's customers come back for the same
 )
 
 RECIPES: dict[str, tuple[str, Recipe]] = {

@@ -81,14 +81,16 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
 
 
 def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool) -> Fields:
-    """Train the towers on Ray Train."""
+    """Train the towers and the ranker on Ray Train."""
     artifact, is_skipped = train_model(
         workspace,
         TrainSettings(
             model=recipe.model,
             training=recipe.training,
+            ranker=recipe.ranker,
             test_quantile=recipe.evaluation.test_quantile,
             exclude_seen=recipe.ranking.exclude_seen,
+            num_candidates=recipe.ranking.num_candidates,
         ),
         resources=profile.train,
         resume=resume,
@@ -97,6 +99,7 @@ def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool
         "outputs": {"models": str(artifact.path)},
         "skipped": is_skipped,
         "counts": dict(artifact.counts),
+        "ranker": artifact.manifest["details"]["ranker"],
     }
 
 

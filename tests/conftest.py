@@ -24,6 +24,7 @@ from rec.data.synthetic import Shop, ShopConfig, make_shop, write_shop
 from rec.encoders import EncoderConfig
 from rec.models.sequence_model import ModelConfig
 from rec.models.training import TrainingConfig
+from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
 from rec.stages.embedding import embed
 from rec.stages.evaluating import EvaluationConfig, evaluate_index
@@ -50,8 +51,10 @@ def train_settings() -> TrainSettings:
     return TrainSettings(
         model=ModelConfig(width=32, max_length=20, dropout=0.1),
         training=TrainingConfig(num_epochs=8, batch_size=32, validation_users=100, patience=8),
+        ranker=RankerConfig(max_trees=40, moments_per_user=5),
         test_quantile=0.9,
         exclude_seen=True,
+        num_candidates=50,
     )
 
 

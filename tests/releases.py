@@ -10,8 +10,9 @@ from rec.artifacts import latest_artifact, write_artifact, write_json
 from rec.data.items import CATALOG_FILE
 from rec.data.sequences import build_sequences, save_part, save_vocabulary
 from rec.encoders.encoder import EncoderConfig, load_encoder, resolve_spec
+from rec.models.inference import embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
+from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
 from rec.stages.indexing import count_table
 
 NUM_ITEMS = 60

@@ -37,14 +37,14 @@ class EvaluationSet:
         return self.histories.num_users
 
     def select_users(self, rows: NDArray[np.int64]) -> "EvaluationSet":
-        """Return only the users at ``rows``, which ascend."""
-        num_targets = np.diff(self.target_offsets)
-        is_chosen = np.zeros(self.num_users, dtype=np.bool_)
-        is_chosen[rows] = True
+        """Return only the users at ``rows``, in that order."""
+        num_targets = np.diff(self.target_offsets)[rows]
+        offsets = _offsets(num_targets)
+        starts = np.repeat(self.target_offsets[rows] - offsets[:-1], num_targets)
         return EvaluationSet(
             histories=self.histories.select_users(rows),
-            target_offsets=_offsets(num_targets[rows]),
-            targets=self.targets[np.repeat(is_chosen, num_targets)],
+            target_offsets=offsets,
+            targets=self.targets[starts + np.arange(offsets[-1])],
         )
 
     def without_seen(self) -> "EvaluationSet":
@@ -219,6 +219,60 @@ def hold_out_last(
         last = np.sort(generator.choice(last, size=max_users, replace=False))
     kept = train.select_events(_is_before(train, events=last))
     return kept, _ask(kept, train, events=last)
+
+
+def next_moments(
+    sequences: Sequences, *, since_ms: int, per_user: int, max_moments: int, seed: int
+) -> EvaluationSet:
+    """Return moments from a time on: what a user's history was, and the items that came next.
+
+    Each user's first item event from ``since_ms`` on is one, with its ties, as in
+    :func:`temporal_split`; up to ``per_user - 1`` later ones are drawn by ``seed``. A history holds
+    everything older than its moment, so later ones know what came earlier in the window. A user
+    stands in the result once per moment.
+
+    Ann has items 1 to 3 at seconds 1 to 3 and two moments from second 2 on; Bo is cold.
+
+    >>> log = Sequences(
+    ...     user_ids=["ann", "bo"],
+    ...     offsets=np.array([0, 3, 4]),
+    ...     tokens=np.array([1, 2, 3, 4], dtype=np.int32),
+    ...     timestamps_ms=np.array([1000, 2000, 3000, 9000]),
+    ...     event_types=np.zeros(4, dtype=np.int16),
+    ...     event_type_names=("view",),
+    ...     num_items=4,
+    ... )
+    >>> moments = next_moments(log, since_ms=2000, per_user=9, max_moments=9, seed=0)
+    >>> moments.histories.user_ids, moments.histories.lengths.tolist(), moments.targets.tolist()
+    (['ann', 'ann', 'bo'], [1, 2, 0], [2, 3, 4])
+    """
+    generator = np.random.default_rng(seed)
+    rows = sequences.rows()
+    items = np.flatnonzero(sequences.is_item & (sequences.timestamps_ms >= since_ms))
+    is_new = np.ones(len(items), dtype=np.bool_)
+    is_new[1:] = (np.diff(rows[items]) != 0) | (np.diff(sequences.timestamps_ms[items]) != 0)
+    firsts = items[is_new]  # one item event of every moment
+    owners = rows[firsts]
+    noise = generator.random(len(firsts))
+    noise[np.diff(owners, prepend=-1) != 0] = -1  # the first of a user is always taken
+    order = np.lexsort((noise, owners))
+    place = np.arange(len(order)) - np.searchsorted(owners, owners)
+    picked = np.sort(firsts[order[place < per_user]])
+    if len(picked) > max_moments:
+        picked = np.sort(generator.choice(picked, size=max_moments, replace=False))
+    owners, limits = rows[picked], sequences.timestamps_ms[picked]
+    copies = sequences.select_users(owners)  # one row per moment
+    copied_limits = np.repeat(limits, copies.lengths)
+    is_target = copies.is_item & (copies.timestamps_ms == copied_limits)
+    base = sequences.num_items + 1
+    target_rows, targets = np.divmod(
+        np.unique(copies.rows()[is_target] * base + copies.tokens[is_target]), base
+    )
+    return EvaluationSet(
+        histories=copies.select_events(copies.timestamps_ms < copied_limits),
+        target_offsets=_offsets(np.bincount(target_rows, minlength=len(picked))),
+        targets=targets.astype(np.int32),
+    )
 
 
 def _last_item_events(sequences: Sequences) -> NDArray[np.int64]:

@@ -64,11 +64,11 @@ class ItemKNN:
         users = _user_items(train)
         norms = np.sqrt(np.asarray(users.multiply(users).sum(axis=0)).ravel())
         scaled = users @ sparse.diags_array(1 / np.maximum(norms, 1e-12))
-        self._neighbors = _nearest(scaled.tocsc(), num_neighbors)
+        self.neighbors = _nearest(scaled.tocsc(), num_neighbors)
 
     def score(self, histories: Sequences) -> NDArray[np.float32]:
         """Return the summed similarities, float32 ``(B, V)``."""
-        scores: NDArray[np.float32] = (_user_items(histories) @ self._neighbors).toarray()
+        scores: NDArray[np.float32] = (_user_items(histories) @ self.neighbors).toarray()
         return scores.astype(np.float32)
 
 

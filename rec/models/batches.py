@@ -1,6 +1,7 @@
 """Batches: sequences to left-padded windows for training, and histories for inference.
 
-Ties in time are shuffled by seed in every epoch: their order is an artefact, not a signal.
+Ties in time are shuffled by seed in every epoch: their order is an artefact, not a signal. And no
+target is predicted from events tied with it: who is asked for a basket has not seen half of it.
 
 Shapes: B windows, L places, E events.
 """
@@ -19,7 +20,8 @@ class Batch:
     """Hold windows of one length, left-padded with 0.
 
     ``targets`` (int64 ``(B, L)``) is the item after each place, 0 where there is none to learn;
-    ``target_types`` is the type code + 1 of the event that it comes from.
+    ``target_types`` is the type code + 1 of the event that it comes from, ``sources`` the place
+    whose e_u predicts it: the newest one strictly older than the target.
     """
 
     tokens: NDArray[np.int64]
@@ -27,6 +29,7 @@ class Batch:
     event_types: NDArray[np.int64]
     targets: NDArray[np.int64]
     target_types: NDArray[np.int64]
+    sources: NDArray[np.int64]
 
 
 def shuffle_ties(sequences: Sequences, generator: np.random.Generator) -> Sequences:
@@ -90,12 +93,13 @@ def training_batches(
     shuffled = shuffle_ties(sequences, generator)
     starts, ends = cut_windows(shuffled, max_length=max_length, generator=generator)
     lengths = ends - starts - 1
+    ties = _tie_starts(shuffled)
     # Noise of a tenth mixes the buckets a little: the same windows do not always meet.
     order = np.argsort(lengths * generator.uniform(0.9, 1.1, size=len(lengths)), kind="stable")
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     for number in generator.permutation(len(groups)):
         picks = groups[int(number)]
-        yield _window_batch(shuffled, starts[picks], ends[picks])
+        yield _window_batch(shuffled, starts[picks], ends[picks], tie_starts=ties)
 
 
 def history_batch(histories: Sequences, *, max_length: int) -> Batch:
@@ -111,6 +115,7 @@ def history_batch(histories: Sequences, *, max_length: int) -> Batch:
         event_types=np.zeros(shape, dtype=np.int64),
         targets=np.zeros(shape, dtype=np.int64),
         target_types=np.zeros(shape, dtype=np.int64),
+        sources=np.zeros(shape, dtype=np.int64),
     )
     batch.tokens[rows, columns] = newest.tokens
     batch.timestamps_s[rows, columns] = newest.timestamps_ms // 1000
@@ -118,8 +123,21 @@ def history_batch(histories: Sequences, *, max_length: int) -> Batch:
     return batch
 
 
+def _tie_starts(sequences: Sequences) -> NDArray[np.int64]:
+    """Return for every event the first event of its tie in time, int64 ``(E,)``."""
+    rows, times = sequences.rows(), sequences.timestamps_ms
+    is_first = np.ones(sequences.num_events, dtype=np.bool_)
+    is_first[1:] = (np.diff(rows) != 0) | (np.diff(times) != 0)
+    firsts: NDArray[np.int64] = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
+    return firsts
+
+
 def _window_batch(
-    sequences: Sequences, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    sequences: Sequences,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    *,
+    tie_starts: NDArray[np.int64],
 ) -> Batch:
     lengths = ends - starts - 1
     width = int(lengths.max())
@@ -128,7 +146,9 @@ def _window_batch(
     picks = np.where(is_event, starts[:, None] + columns, 0)
     following = np.where(is_event, picks + 1, 0)
     after = sequences.tokens[following]
-    is_target = is_event & (after <= sequences.num_items)
+    sources = tie_starts[following] - 1 - starts[:, None] + (width - lengths)[:, None]
+    is_known = sources >= (width - lengths)[:, None]
+    is_target = is_event & is_known & (after <= sequences.num_items)
     target_types = np.where(is_target, sequences.event_types[following] + 1, 0)
     return Batch(
         tokens=np.where(is_event, sequences.tokens[picks], 0).astype(np.int64),
@@ -136,4 +156,5 @@ def _window_batch(
         event_types=np.where(is_event, sequences.event_types[picks] + 1, 0).astype(np.int64),
         targets=np.where(is_target, after, 0).astype(np.int64),
         target_types=target_types.astype(np.int64),
+        sources=np.where(is_target, sources, 0),
     )

@@ -118,10 +118,12 @@ class TrainingStep(nn.Module):
         event_types: Tensor,
         targets: Tensor,
         target_weights: Tensor,
+        sources: Tensor,
         negatives: Tensor,
     ) -> Tensor:
         """Return the weighted sum of the losses of all targets, a scalar."""
         users = self.model(tokens, timestamps_s, event_types)  # (B, L, D)
+        users = users.gather(1, sources.unsqueeze(-1).expand(-1, -1, users.shape[-1]))
         is_target = targets > 0
         users, items, weights = users[is_target], targets[is_target], target_weights[is_target]
         tower, scale = self.model.items, self.model.scale
@@ -278,6 +280,7 @@ def _share(
         batch.event_types,
         batch.targets,
         weights.astype(np.float32),
+        batch.sources,
     ]
     mine = [array[rank::world] for array in arrays]
     if len(mine[0]) == 0:

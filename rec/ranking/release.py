@@ -2,7 +2,9 @@
 
 ``items.parquet`` the catalog, ``popularity.parquet`` counts by item, ``embeddings.safetensors`` the
 text embeddings (``text``, row 0 = padding) and e_i (``items``), ``model.safetensors`` the towers,
-``release.json`` configuration: model, ranking, encoder, fingerprint, event types.
+``release.json`` configuration: model, ranking, encoder, fingerprint, event types. With a ranker,
+``sources.safetensors`` what the candidate sources know, ``ranker.json`` and ``ranker.*.txt`` its
+trees.
 """
 
 import json
@@ -12,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
 from rec.models.sequence_model import ModelConfig, SequenceModel
+from rec.ranking.ranker import RANKER_FILE, Ranker, load_ranker, save_ranker
+from rec.ranking.sources import SourceTables, load_tables, save_tables
 
 RELEASE_FILE = "release.json"
 ENCODER_FILE = "encoder.json"
@@ -26,6 +29,7 @@ POPULARITY_FILE = "popularity.parquet"
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 MODEL_FILE = "model.safetensors"
+SOURCES_FILE = "sources.safetensors"
 ANSWER_FILES = (
     RELEASE_FILE,
     ENCODER_FILE,
@@ -44,14 +48,16 @@ class RankingConfig:
     """Leave out what the user has already had; turn off where repeats are wanted."""
     penalty_weight: float = 0.0
     """The article's lambda: how much an item's standardised popularity lowers its score."""
-    num_candidates: int = 200
-    """Items that retrieval hands to the ranker; at least ten times k is sensible."""
+    num_candidates: int = 100
+    """Items that one source proposes at most; at least ten times k is sensible."""
 
     def __post_init__(self) -> None:
         if self.penalty_weight < 0:
             raise ConfigError(f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}")
-        if self.num_candidates < 1:
-            raise ConfigError(f"--ranking.num-candidates must be >= 1, got {self.num_candidates}")
+        if not 1 <= self.num_candidates <= 4000:
+            raise ConfigError(
+                f"--ranking.num-candidates must be in [1, 4000], got {self.num_candidates}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +77,9 @@ class ReleaseFiles:
     fingerprint: str
     event_type_names: Sequence[str]
     is_pseudonymized: bool
+    ranker: Ranker | None = None
+    tables: SourceTables | None = None
+    """What the ranker's sources know; there exactly where a ranker is."""
 
 
 def write_release_files(folder: Path, files: ReleaseFiles) -> None:
@@ -91,6 +100,9 @@ def write_release_files(folder: Path, files: ReleaseFiles) -> None:
             "pseudonymized": files.is_pseudonymized,
         },
     )
+    if files.ranker is not None and files.tables is not None:
+        save_tables(files.tables, folder / SOURCES_FILE)
+        save_ranker(files.ranker, folder)
 
 
 def read_release_files(folder: Path) -> ReleaseFiles:
@@ -105,6 +117,7 @@ def read_release_files(folder: Path) -> ReleaseFiles:
     values = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
     items = pl.read_parquet(folder / ITEMS_FILE)
     tensors = load_file(folder / EMBEDDINGS_FILE)
+    has_ranker = (folder / RANKER_FILE).is_file()
     config = ModelConfig(**values["model"])
     model = SequenceModel(
         tensors["text"],
@@ -124,13 +137,6 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         fingerprint=values["fingerprint"],
         event_type_names=tuple(values["event_type_names"]),
         is_pseudonymized=values["pseudonymized"],
+        ranker=load_ranker(folder) if has_ranker else None,
+        tables=load_tables(folder / SOURCES_FILE) if has_ranker else None,
     )
-
-
-@torch.inference_mode()
-def embed_items(model: SequenceModel) -> Tensor:
-    """Return e_i of every item, float32 ``(V, D)``."""
-    model.eval()
-    indexes = torch.arange(1, model.items.num_items + 1)
-    blocks = [model.items(block) for block in indexes.split(1 << 16)]
-    return torch.cat(blocks).contiguous()

@@ -20,7 +20,10 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ArtifactError
 from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
-from rec.ranking.release import RankingConfig, ReleaseFiles, embed_items, write_release_files
+from rec.models.inference import embed_items
+from rec.ranking.ranker import RANKER_FILE, load_ranker
+from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
+from rec.ranking.sources import build_tables
 from rec.stages.training import SERVED, build_model, load_model, settings_from
 
 RECENT_DAYS = 7
@@ -92,6 +95,14 @@ def release_files(
         weights=weights,
     )
     e_i = embed_items(towers)
+    ranker = load_ranker(model.path) if (model.path / RANKER_FILE).is_file() else None
+    tables = None
+    if ranker is not None:
+        tables = build_tables(
+            sequences,
+            text=towers.items.text[1 : items.height + 1].numpy(),
+            categories=items["category"],
+        )
     # What answers knows the items only: queries come as text and are encoded then.
     towers.items.text = towers.items.text[: items.height + 1]
     return ReleaseFiles(
@@ -105,6 +116,8 @@ def release_files(
         fingerprint=embeddings.manifest["config"]["fingerprint"],
         event_type_names=sequences.event_type_names,
         is_pseudonymized=is_pseudonymized,
+        ranker=ranker,
+        tables=tables,
     )
 
 

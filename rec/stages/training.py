@@ -1,8 +1,9 @@
 """Training as a stage: artifacts to a split, towers and their metrics, then weights as an artifact.
 
-Two sets of weights come out. ``evaluated`` has seen nothing after the temporal cut and is what the
-metrics speak of. ``served`` is the same model after a short pass over the whole log, so that the
-newest tenth is not wasted.
+The towers learn up to the ranker's window, the ranker learns on the window, and then the towers
+go over the window too. Two sets of weights come out: ``evaluated`` has seen nothing after the
+temporal cut and is what the metrics speak of; ``served`` is the same model after a short pass over
+the whole log, so that the newest tenth is not wasted.
 """
 
 import json
@@ -24,19 +25,23 @@ from rec.artifacts import (
     find_artifact,
     latest_artifact,
     point_latest,
+    read_artifact,
     write_artifact,
     write_json,
 )
+from rec.data.items import load_items
 from rec.data.sequences import Sequences, load_sequences
-from rec.data.splits import EvaluationSet, hold_out_last, temporal_split
+from rec.data.splits import hold_out_last, temporal_split
 from rec.errors import ArtifactError
 from rec.evaluation.ranking_metrics import ndcg_at_k
+from rec.models.inference import embed_histories, embed_items
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import FitResult, TrainingConfig, fit
-from rec.ranking.recommender import embed_histories
-from rec.ranking.release import embed_items
+from rec.ranking.ranker import Ranker, RankerConfig, save_ranker
+from rec.ranking.sources import build_tables
 from rec.stages.embedding import load_embeddings
+from rec.stages.ranker import fit_ranker
 
 EVALUATED = "evaluated.safetensors"
 SERVED = "served.safetensors"
@@ -51,8 +56,10 @@ class TrainSettings:
 
     model: ModelConfig
     training: TrainingConfig
+    ranker: RankerConfig
     test_quantile: float
     exclude_seen: bool
+    num_candidates: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,17 +137,23 @@ def train(
     sequences = load_sequences(inputs.sequences.path)
     split = temporal_split(sequences, quantile=settings.test_quantile)
     config = settings.training
-    learn, validation = hold_out_last(
-        split.train, max_users=config.validation_users, seed=config.seed
-    )
+    known, since_ms = split.train, None
+    if settings.ranker.enabled:
+        window = temporal_split(split.train, quantile=1 - settings.ranker.window_share)
+        if (window.train.lengths >= 2).any():
+            known, since_ms = window.train, window.cut_ms
+    learn, validation = hold_out_last(known, max_users=config.validation_users, seed=config.seed)
     if settings.exclude_seen:
         validation = validation.without_seen()
-    queries = load_embeddings(inputs.embeddings)[1]
     model = build_model(inputs.embeddings, sequences, settings.model, seed=config.seed)
+    queries = load_embeddings(inputs.embeddings)[1]
 
     def validate(candidate: SequenceModel) -> float:
-        lists = list_items(
-            candidate, validation, queries=queries, exclude_seen=settings.exclude_seen
+        lists = top_k_in_blocks(
+            cosine_scorer(candidate, queries=queries),
+            validation.histories,
+            k=VALIDATION_K,
+            exclude_seen=settings.exclude_seen,
         )
         scores = ndcg_at_k(lists, validation.target_offsets, validation.targets)
         return float(scores.mean()) if len(scores) else 0.0
@@ -155,16 +168,30 @@ def train(
         resume=resume,
         on_epoch=on_epoch,
     )
+    ranker = None
+    if since_ms is not None and accelerator.is_main_process:
+        ranker = _fit_ranker(
+            workspace,
+            inputs,
+            settings,
+            split.train,
+            known,
+            since_ms=since_ms,
+            cosines=cosine_scorer(model, queries=queries),
+        )
+    go_on = _Refit(config=config, accelerator=accelerator, resume=resume)
+    if since_ms is not None:
+        go_on(model, split.train, folder=folder / "window")
     evaluated = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    refit = _refit(
-        model, sequences, config=config, accelerator=accelerator, folder=folder, resume=resume
-    )
+    refit = go_on(model, sequences, folder=folder / "refit")
     if not accelerator.is_main_process:
         return None
     with write_artifact(workspace, "models", config=settings, parents=inputs.parents) as draft:
         save_file(evaluated, draft.path / EVALUATED)
         served = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(served, draft.path / SERVED)
+        if ranker is not None:
+            save_ranker(ranker, draft.path)
         write_json(draft.path / METRICS_FILE, {"fit": result.metrics, "refit": refit.metrics})
         draft.counts |= {
             "epochs": len(result.metrics),
@@ -176,6 +203,10 @@ def train(
         draft.details |= {
             "cut_ms": split.cut_ms,
             "fingerprint": inputs.embeddings.manifest["config"]["fingerprint"],
+            "ranker": {
+                mode: dict(trees.metrics)
+                for mode, trees in (ranker.trees if ranker else {}).items()
+            },
         }
     shutil.rmtree(folder, ignore_errors=True)
     return find_model(workspace, settings)
@@ -210,22 +241,22 @@ def read_training_metrics(artifact: Artifact) -> Mapping[str, Any]:
     return metrics
 
 
-def list_items(
-    model: SequenceModel,
-    test: EvaluationSet,
-    *,
-    queries: NDArray[np.float32],
-    exclude_seen: bool,
-) -> NDArray[np.int32]:
-    """Return the model's top ten for each history, by relevance alone, int32 ``(B, 10)``."""
-    embeddings = embed_items(model)
+def cosine_scorer(
+    model: SequenceModel, *, queries: NDArray[np.float32]
+) -> Callable[[Sequences], NDArray[np.float32]]:
+    """Return what gives ``cos(e_u, e_i)`` of histories over the whole catalog, float32 ``(B, V)``.
 
+    e_i is computed here, once, with the weights of the moment.
+    """
+    items = embed_items(model)
+
+    @torch.inference_mode()
     def score(histories: Sequences) -> NDArray[np.float32]:
-        users = embed_histories(model, histories, items=embeddings, query_embeddings=queries)
-        scores: NDArray[np.float32] = (users @ embeddings.T).numpy()
+        users = embed_histories(model, histories, items=items, query_embeddings=queries)
+        scores: NDArray[np.float32] = (users @ items.T).numpy()
         return scores
 
-    return top_k_in_blocks(score, test.histories, k=VALIDATION_K, exclude_seen=exclude_seen)
+    return score
 
 
 def settings_from(values: Mapping[str, Any]) -> TrainSettings:
@@ -235,33 +266,62 @@ def settings_from(values: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(
         model=ModelConfig(**values["model"]),
         training=TrainingConfig(**training),
+        ranker=RankerConfig(**values["ranker"]),
         test_quantile=values["test_quantile"],
         exclude_seen=values["exclude_seen"],
+        num_candidates=values["num_candidates"],
     )
 
 
-def _refit(
-    model: SequenceModel,
-    sequences: Sequences,
+def _fit_ranker(
+    workspace: Path,
+    inputs: Inputs,
+    settings: TrainSettings,
+    train: Sequences,
+    known: Sequences,
     *,
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    folder: Path,
-    resume: bool,
-) -> FitResult:
-    """Go on over the whole log for a few epochs at a third of the rate."""
-    if config.refit_epochs == 0:
-        return FitResult()
-    values = asdict(config) | {
-        "num_epochs": config.refit_epochs,
-        "learning_rate": config.learning_rate / 3,
-        "seed": config.seed + 1,
-    }
-    return fit(
-        model,
-        sequences,
-        config=TrainingConfig(**values),
-        accelerator=accelerator,
-        checkpoints=folder / "refit",
-        resume=resume,
+    since_ms: int,
+    cosines: Callable[[Sequences], NDArray[np.float32]],
+) -> Ranker | None:
+    """Return the ranker of the window that begins at ``since_ms``, see :func:`fit_ranker`."""
+    catalog = read_artifact(workspace / "catalog" / inputs.parents["catalog"])
+    return fit_ranker(
+        train,
+        since_ms=since_ms,
+        tables=build_tables(
+            known,
+            text=load_embeddings(inputs.embeddings)[0],
+            categories=load_items(catalog.path)["category"],
+        ),
+        cosines=cosines,
+        config=settings.ranker,
+        num_candidates=settings.num_candidates,
+        num_threads=torch.get_num_threads(),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refit:
+    """Go on over more of the log for a few epochs at a third of the rate."""
+
+    config: TrainingConfig
+    accelerator: Accelerator
+    resume: bool
+
+    def __call__(self, model: SequenceModel, sequences: Sequences, *, folder: Path) -> FitResult:
+        config = self.config
+        if config.refit_epochs == 0:
+            return FitResult()
+        values = asdict(config) | {
+            "num_epochs": config.refit_epochs,
+            "learning_rate": config.learning_rate / 3,
+            "seed": config.seed + 1,
+        }
+        return fit(
+            model,
+            sequences,
+            config=TrainingConfig(**values),
+            accelerator=self.accelerator,
+            checkpoints=folder,
+            resume=self.resume,
+        )

@@ -1,0 +1,64 @@
+"""What trained towers give: e_i of the catalog, e_u of histories.
+
+Shapes: B users, V items, Q queries, L events, D width.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rec.data.sequences import Sequences
+from rec.models.batches import history_batch
+from rec.models.sequence_model import SequenceModel
+
+_USER_BLOCK = 512
+"""Users of one forward pass: larger ones gain nothing on a CPU and cost memory."""
+
+
+@torch.inference_mode()
+def embed_items(model: SequenceModel) -> Tensor:
+    """Return e_i of every item, float32 ``(V, D)``."""
+    model.eval()
+    indexes = torch.arange(1, model.items.num_items + 1)
+    blocks = [model.items(block) for block in indexes.split(1 << 16)]
+    return torch.cat(blocks).contiguous()
+
+
+@torch.inference_mode()
+def embed_histories(
+    model: SequenceModel,
+    histories: Sequences,
+    *,
+    items: Tensor,
+    query_embeddings: NDArray[np.float32] | None = None,
+) -> Tensor:
+    """Return e_u of each history, float32 ``(B, D)``; zeros for a user without events.
+
+    Args:
+        model: the towers, in evaluation mode.
+        histories: any lengths; the newest ``max_length`` events are read.
+        items: float32 ``(V, D)``, e_i of the catalog.
+        query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
+    """
+    width = items.shape[1]
+    queries = torch.zeros((0, width))
+    if query_embeddings is not None and len(query_embeddings):
+        queries = model.items.embed_text(torch.from_numpy(query_embeddings))
+    table = torch.cat([torch.zeros((1, width)), items, queries])
+    users = torch.zeros((histories.num_users, width))
+    # Users of like length share a batch: padding is work.
+    order = np.argsort(histories.lengths, kind="stable")
+    for start in range(0, len(order), _USER_BLOCK):
+        rows = order[start : start + _USER_BLOCK]
+        batch = history_batch(histories.select_users(rows), max_length=model.config.max_length)
+        tokens = torch.from_numpy(batch.tokens)
+        states = model.encode(
+            table[tokens],
+            tokens > 0,
+            torch.from_numpy(batch.timestamps_s),
+            torch.from_numpy(batch.event_types),
+        )  # (B, L, D)
+        users[torch.from_numpy(rows)] = states[:, -1]
+    users[torch.from_numpy(histories.lengths == 0)] = 0.0
+    return users

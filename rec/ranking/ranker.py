@@ -1,0 +1,149 @@
+"""The ranker: gradient-boosted trees over the candidates' features, calibrated to log-odds.
+
+Two sets of trees, because they answer two questions: ``all`` orders everything, what the user has
+had included; ``new`` only what they have not. Which one is asked depends on the request.
+
+Shapes: C candidates, F features.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.artifacts import write_json
+from rec.errors import ArtifactError, ConfigError
+from rec.ranking.features import FEATURES
+
+RANKER_FILE = "ranker.json"
+MODES = ("new", "all")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankerConfig:
+    """Say how the second stage is trained."""
+
+    enabled: bool = True
+    """Rank with trees over all sources; off ranks by the sequence model's cosine alone."""
+    window_share: float = 0.1
+    """Newest share of the training events that the trees learn from, unseen by the towers."""
+    moments_per_user: int = 20
+    """Next events (or baskets) of one user in the window that are learnt from, at most."""
+    max_moments: int = 20_000
+    """Moments of all users whose candidates are looked at."""
+    max_rows: int = 600_000
+    """Candidates that the trees are fitted on; time grows with it."""
+    min_moments: int = 50
+    """Moments with a hit among the candidates below which there are no trees."""
+    num_folds: int = 3
+    """Folds over users that choose the number of trees, calibrate and compare."""
+    max_trees: int = 400
+    """Most trees of one set; early stopping in the folds usually ends far before."""
+    learning_rate: float = 0.05
+    """Weight of one tree."""
+    num_leaves: int = 15
+    """Leaves of one tree; fewer on small logs."""
+    min_leaf_rows: int = 100
+    """Fewest candidates in a leaf."""
+    seed: int = 7
+    """Seed of moments, folds and trees."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window_share < 1:
+            raise ConfigError(f"--ranker.window-share must be in (0, 1), got {self.window_share}")
+        if self.num_folds < 2:
+            raise ConfigError(f"--ranker.num-folds must be >= 2, got {self.num_folds}")
+        for name in ("moments_per_user", "max_moments", "max_rows", "min_moments", "max_trees"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--ranker.{flag} must be >= 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trees:
+    """Hold one set of trees and what turns its output into log-odds.
+
+    Attributes:
+        booster: gives a number that orders one user's candidates.
+        slope: of the log-odds in that number.
+        intercept: log-odds where it is 0.
+        metrics: out-of-fold NDCG of the trees, of the cosine and of single sources.
+    """
+
+    booster: lightgbm.Booster
+    slope: float
+    intercept: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranker:
+    """Order candidates; a mode without trees is ordered by the sequence model alone."""
+
+    trees: Mapping[str, Trees]
+
+    def log_odds(
+        self, features: NDArray[np.float32], *, mode: str, num_threads: int
+    ) -> NDArray[np.float32]:
+        """Return the log-odds that each candidate is among the user's next events, ``(C,)``.
+
+        Args:
+            features: float32 ``(C, F)``, columns ``FEATURES``.
+            mode: ``new`` or ``all``.
+            num_threads: threads of the prediction.
+        """
+        trees = self.trees[mode]
+        if not len(features):
+            return np.zeros(0, dtype=np.float32)
+        raw = trees.booster.predict(features, num_threads=num_threads)
+        result: NDArray[np.float32] = (trees.slope * np.asarray(raw) + trees.intercept).astype(
+            np.float32
+        )
+        return result
+
+
+def save_ranker(ranker: Ranker, folder: Path) -> None:
+    """Write the trees in the library's text format, and one JSON file beside them."""
+    modes: dict[str, Any] = {}
+    for mode, trees in ranker.trees.items():
+        trees.booster.save_model(folder / _trees_file(mode))
+        modes[mode] = {
+            "slope": trees.slope,
+            "intercept": trees.intercept,
+            "metrics": dict(trees.metrics),
+        }
+    write_json(folder / RANKER_FILE, {"features": list(FEATURES), "modes": modes})
+
+
+def load_ranker(folder: Path) -> Ranker:
+    """Return the ranker of a folder.
+
+    Raises:
+        ArtifactError: it was fitted on other features than this version computes.
+    """
+    values = json.loads((folder / RANKER_FILE).read_text(encoding="utf-8"))
+    if tuple(values["features"]) != FEATURES:
+        raise ArtifactError(
+            f"the ranker in {folder} reads other features than this version makes: "
+            "run jobs.train and jobs.index again"
+        )
+    return Ranker(
+        trees={
+            mode: Trees(
+                booster=lightgbm.Booster(model_file=folder / _trees_file(mode)),
+                slope=entry["slope"],
+                intercept=entry["intercept"],
+                metrics=entry["metrics"],
+            )
+            for mode, entry in values["modes"].items()
+        }
+    )
+
+
+def _trees_file(mode: str) -> str:
+    return f"ranker.{mode}.txt"

@@ -1,0 +1,109 @@
+"""Requests to arrays: the histories of a batch as sequences over a release's items.
+
+Shapes: B requests, Q queries, X excluded pairs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.data.events import Event
+from rec.data.sequences import Sequences
+from rec.errors import ConfigError
+from rec.ranking.requests import Request
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestBatch:
+    """Hold what a batch of requests asks of.
+
+    Attributes:
+        histories: B sequences; events on unknown items are left out.
+        query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
+        excluded: int64 ``(2, X)``, pairs of row and item index.
+        lacks_queries: rows of which a query came without its embedding.
+    """
+
+    histories: Sequences
+    query_embeddings: NDArray[np.float32]
+    excluded: NDArray[np.int64]
+    lacks_queries: frozenset[int]
+
+
+class RequestReader:
+    """Know a release's ids, so that requests become numbers."""
+
+    def __init__(
+        self, item_ids: Sequence[str], *, event_type_names: Sequence[str], text_width: int
+    ) -> None:
+        self.index_of = {item_id: place + 1 for place, item_id in enumerate(item_ids)}
+        self._event_type_names = tuple(event_type_names)
+        self._type_codes = {name: code for code, name in enumerate(event_type_names)}
+        self._text_width = text_width
+
+    def read(self, requests: Sequence[Request]) -> RequestBatch:
+        """Return a batch.
+
+        Raises:
+            ConfigError: a k or a penalty weight out of range.
+        """
+        for request in requests:
+            _check(request)
+        queries: dict[str, NDArray[np.float32]] = {}
+        for request in requests:
+            queries.update(request.query_embeddings)
+        places = {name: len(self.index_of) + 1 + place for place, name in enumerate(queries)}
+        tokens: list[int] = []
+        stamps: list[int] = []
+        types: list[int] = []
+        lengths: list[int] = []
+        lacking: set[int] = set()
+        for row, request in enumerate(requests):
+            before = len(tokens)
+            for event in request.history:
+                token = self._token(event, places)
+                if token is None:
+                    if event.item_id is None:
+                        lacking.add(row)
+                    continue
+                tokens.append(token)
+                stamps.append(event.timestamp_ms)
+                types.append(self._type_codes.get(event.event_type, -1))
+            lengths.append(len(tokens) - before)
+        excluded = [
+            (row, self.index_of[item_id])
+            for row, request in enumerate(requests)
+            for item_id in request.exclude
+            if item_id in self.index_of
+        ]
+        vectors = [*queries.values()]
+        empty = np.zeros((0, self._text_width), dtype=np.float32)
+        return RequestBatch(
+            histories=Sequences(
+                user_ids=[str(row) for row in range(len(requests))],
+                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                tokens=np.asarray(tokens, dtype=np.int32),
+                timestamps_ms=np.asarray(stamps, dtype=np.int64),
+                event_types=np.asarray(types, dtype=np.int16),
+                event_type_names=self._event_type_names,
+                num_items=len(self.index_of),
+                queries=tuple(queries),
+            ),
+            query_embeddings=np.stack(vectors).astype(np.float32) if vectors else empty,
+            excluded=np.asarray(excluded, dtype=np.int64).reshape(-1, 2).T,
+            lacks_queries=frozenset(lacking),
+        )
+
+    def _token(self, event: Event, queries: Mapping[str, int]) -> int | None:
+        if event.item_id is not None:
+            return self.index_of.get(event.item_id)
+        return queries.get(event.query or "")
+
+
+def _check(request: Request) -> None:
+    if request.k < 1:
+        raise ConfigError(f"k must be >= 1, got {request.k}")
+    if request.penalty_weight is not None and not request.penalty_weight >= 0:
+        raise ConfigError(f"penalty_weight must be >= 0, got {request.penalty_weight}")

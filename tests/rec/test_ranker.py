@@ -1,0 +1,259 @@
+"""Candidates, their features and the trees over them: by hand where small, else by property."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from rec.artifacts import latest_artifact
+from rec.data.events import Event
+from rec.data.sequences import Sequences, load_sequences
+from rec.data.splits import next_moments, temporal_split
+from rec.errors import ArtifactError, ConfigError
+from rec.ranking.features import FEATURES, SOURCES, Candidates, find_candidates
+from rec.ranking.ranker import RANKER_FILE, RankerConfig, load_ranker
+from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.requests import Request
+from rec.ranking.sources import SourceTables, build_tables, load_tables, save_tables, score_sources
+from rec.stages.ranker import collect_examples, fit_ranker
+
+HOUR_MS = 3_600_000
+
+
+def sequences(
+    *users: list[tuple[int, int]], num_items: int = 6, types: tuple[str, ...] = ("view",)
+) -> Sequences:
+    """Return sequences of ``(item, hour)`` pairs."""
+    events = [event for user in users for event in user]
+    return Sequences(
+        user_ids=[f"u{row}" for row in range(len(users))],
+        offsets=np.cumsum([0, *(len(user) for user in users)]),
+        tokens=np.array([item for item, _ in events], dtype=np.int32),
+        timestamps_ms=np.array([hour * HOUR_MS for _, hour in events], dtype=np.int64),
+        event_types=np.zeros(len(events), dtype=np.int16),
+        event_type_names=types,
+        num_items=num_items,
+    )
+
+
+def tables_of(train: Sequences) -> SourceTables:
+    text = np.eye(train.num_items, 8, dtype=np.float32)
+    categories = pl.Series([["even" if item % 2 else "odd"] for item in range(train.num_items)])
+    return build_tables(train, text=text, categories=categories)
+
+
+@pytest.fixture
+def train() -> Sequences:
+    return sequences([(1, 0), (2, 1), (1, 5)], [(2, 2), (3, 3)], [(4, 4)])
+
+
+def column(found: Candidates, name: str, *, row: int, item: int) -> float:
+    place = np.flatnonzero((found.rows == row) & (found.items == item))
+    assert len(place) == 1, f"item {item} is a candidate of row {row} {len(place)} times"
+    return float(found.features[place[0], FEATURES.index(name)])
+
+
+def test_tables_count_what_the_log_holds(train: Sequences) -> None:
+    tables = tables_of(train)
+    assert tables.counts.tolist() == [2, 2, 1, 1, 0, 0]
+    assert tables.num_users.tolist() == [1, 2, 1, 1, 0, 0]
+    assert tables.end_ms == 5 * HOUR_MS
+    assert tables.first_ms[:4].tolist() == [0, HOUR_MS, 3 * HOUR_MS, 4 * HOUR_MS]
+    assert tables.last_ms.tolist() == [5 * HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 4 * HOUR_MS, -1, -1]
+    # Item 1 is followed by 2 (distance 1) and by itself (distance 2).
+    np.testing.assert_allclose(tables.follows.toarray()[0, :2], [0.5 / 1.5, 1 / 1.5])
+    # All six events fall into the longest window.
+    np.testing.assert_allclose(tables.log_shares[0, 0], np.log(2.5 / 7), rtol=1e-6)
+
+
+def test_tables_survive_a_file(train: Sequences, tmp_path: Path) -> None:
+    tables = tables_of(train)
+    save_tables(tables, tmp_path / "tables.safetensors")
+    loaded = load_tables(tmp_path / "tables.safetensors")
+    assert loaded.end_ms == tables.end_ms
+    histories = train.select_users(np.array([1, 0]))
+    for name, scores in score_sources(tables, histories).items():
+        np.testing.assert_array_equal(score_sources(loaded, histories)[name], scores, err_msg=name)
+
+
+def test_features_of_a_repeated_item(train: Sequences) -> None:
+    cosines = np.zeros((3, 6), dtype=np.float32)
+    cosines[0] = [0.1, 0.9, 0.3, 0.2, 0.0, -0.5]
+    found = find_candidates(tables_of(train), train, cosines=cosines, num_candidates=6)
+    assert column(found, "own_count", row=0, item=1) == 2
+    assert column(found, "own_share", row=0, item=1) == pytest.approx(2 / 3)
+    assert column(found, "own_idle", row=0, item=1) == 0
+    assert column(found, "own_idle", row=0, item=2) == pytest.approx(np.log1p(4 * 3600))
+    assert np.isnan(column(found, "own_idle", row=0, item=3))
+    assert column(found, "sequence_rank", row=0, item=2) == 0
+    assert column(found, "sequence_rank", row=0, item=6) == 5
+    assert column(found, "history_length", row=1, item=1) == pytest.approx(np.log1p(2))
+    assert column(found, "history_repeat_share", row=0, item=1) == pytest.approx(1 / 3)
+    assert column(found, "user_idle", row=1, item=1) == pytest.approx(np.log1p(2 * 3600))
+    assert np.isnan(column(found, "item_idle", row=0, item=5)), "item 5 has no event"
+
+
+def test_equal_scores_share_a_rank(train: Sequences) -> None:
+    cosines = np.full((3, 6), 0.5, dtype=np.float32)
+    found = find_candidates(tables_of(train), train, cosines=cosines, num_candidates=6)
+    ranks = found.features[:, FEATURES.index("sequence_rank")]
+    assert (ranks == 0).all()
+
+
+def test_candidate_is_named_by_the_source_that_ranks_it_best(train: Sequences) -> None:
+    cosines = np.zeros((3, 6), dtype=np.float32)
+    cosines[0] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    found = find_candidates(tables_of(train), train, cosines=cosines, num_candidates=6)
+    mine = {
+        int(item): SOURCES[source]
+        for row, item, source in zip(found.rows, found.items, found.sources, strict=True)
+        if row == 0
+    }
+    assert mine[6] == "sequence", "first place of the sequence model"
+    assert mine[1] == "personal", "what the user had most"
+
+
+def test_nothing_that_is_not_allowed_is_proposed_and_the_rest_fills_up(train: Sequences) -> None:
+    histories = sequences([(1, 6)], [])
+    cosines = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    cosines[1] = 0
+    allowed = np.array([[False, True, True, True, True, False]] * 2)
+    found = find_candidates(
+        tables_of(train), histories, cosines=cosines, num_candidates=6, allowed=allowed
+    )
+    for row in (0, 1):
+        assert found.items[found.rows == row].tolist() == [2, 3, 4, 5]
+    assert (found.sources[found.rows == 1] >= SOURCES.index("popularity")).all()
+
+
+def test_first_moments_are_what_a_temporal_split_asks(trained_workspace: Path) -> None:
+    log = load_sequences(latest_artifact(trained_workspace, "sequences", made_by="prepare").path)
+    split = temporal_split(log, quantile=0.8)
+    moments = next_moments(log, since_ms=split.cut_ms, per_user=1, max_moments=10**9, seed=3)
+    assert moments.histories.user_ids == split.test.histories.user_ids
+    np.testing.assert_array_equal(moments.targets, split.test.targets)
+    items = split.test.histories
+    np.testing.assert_array_equal(
+        moments.histories.select_events(moments.histories.is_item).tokens,
+        items.select_events(items.is_item).tokens,
+    )
+
+
+def test_ranker_beats_what_it_reads_out_of_fold(trained_workspace: Path) -> None:
+    model = latest_artifact(trained_workspace, "models", made_by="train")
+    ranker = load_ranker(model.path)
+    assert set(ranker.trees) == {"new", "all"}
+    for trees in ranker.trees.values():
+        others = [value for name, value in trees.metrics.items() if name != "trees"]
+        assert trees.metrics["trees"] > max(others)
+        assert trees.slope > 0
+
+
+def test_log_odds_are_calibrated(trained_workspace: Path) -> None:
+    """The mean probability of the candidates is about the share of them that came next."""
+    log = load_sequences(latest_artifact(trained_workspace, "sequences", made_by="prepare").path)
+    model = latest_artifact(trained_workspace, "models", made_by="train")
+    split = temporal_split(log, quantile=0.9)
+    inner = temporal_split(split.train, quantile=0.9)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(1, log.num_items)).astype(np.float32)
+
+    def cosines(histories: Sequences) -> np.ndarray:
+        return np.repeat(noise, histories.num_users, axis=0)
+
+    tables = tables_of(inner.train)
+    ranker = fit_ranker(
+        split.train, since_ms=inner.cut_ms, tables=tables, cosines=cosines,
+        config=RankerConfig(max_trees=40, moments_per_user=5), num_candidates=50,
+    )  # fmt: skip
+    assert ranker is not None
+    asked = next_moments(split.train, since_ms=inner.cut_ms, per_user=5, max_moments=10**6, seed=7)
+    seen = collect_examples(
+        asked, tables=tables, cosines=cosines, num_candidates=50, is_new_only=False,
+        max_rows=10**9,
+    )  # fmt: skip
+    log_odds = ranker.log_odds(seen.features, mode="all", num_threads=1)
+    # Examples leave out moments without a hit: their candidates are no targets either.
+    expected = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+    share = seen.is_target.mean() * seen.hit_share
+    assert expected.mean() == pytest.approx(share, rel=0.35)
+    assert model.manifest["details"]["ranker"]["all"]["trees"] > 0
+
+
+def test_too_small_a_log_has_no_ranker(train: Sequences) -> None:
+    def cosines(histories: Sequences) -> np.ndarray:
+        return np.zeros((histories.num_users, 6), dtype=np.float32)
+
+    found = fit_ranker(
+        train, since_ms=3 * HOUR_MS, tables=tables_of(train), cosines=cosines,
+        config=RankerConfig(), num_candidates=6,
+    )  # fmt: skip
+    assert found is None
+
+
+def test_each_request_gets_the_trees_of_its_question(released_workspace: Path) -> None:
+    """One batch may mix requests with and without repeats; each answer equals the lone one."""
+    recommender = Recommender.load(current_release(released_workspace))
+    assert recommender.files.ranker is not None
+    history = tuple(
+        Event(
+            user_id="u", event_type="view", timestamp_ms=1_740_000_000_000 + n * HOUR_MS,
+            item_id=recommender.item_ids[n % 3],
+        )
+        for n in range(9)
+    )  # fmt: skip
+    requests = [
+        Request(history=history, k=10, exclude_seen=True),
+        Request(history=history, k=10, exclude_seen=False),
+        Request(k=10),
+    ]
+    together = recommender.recommend(requests)
+    for request, answer in zip(requests, together, strict=True):
+        [alone] = recommender.recommend([request])
+        assert [i.item_id for i in alone.items] == [i.item_id for i in answer.items]
+        assert len(answer.items) == 10
+    seen = set(recommender.item_ids[:3])
+    assert not seen & {item.item_id for item in together[0].items}
+    assert {item.source for item in together[2].items} <= {
+        "popularity", "recent_popularity", "newest_popularity",
+    }  # fmt: skip
+
+
+def test_whole_catalog_can_be_listed(released_workspace: Path) -> None:
+    recommender = Recommender.load(current_release(released_workspace))
+    num_items = len(recommender.item_ids)
+    [answer] = recommender.recommend([Request(k=num_items + 5)])
+    assert len({item.item_id for item in answer.items}) == num_items
+
+
+def test_ranker_of_other_features_is_refused(trained_workspace: Path, tmp_path: Path) -> None:
+    model = latest_artifact(trained_workspace, "models", made_by="train")
+    values = json.loads((model.path / RANKER_FILE).read_text())
+    values["features"] = values["features"][1:]
+    (tmp_path / RANKER_FILE).write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"run jobs\.train"):
+        load_ranker(tmp_path)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="window-share must be in"):
+        RankerConfig(window_share=1.0)
+    with pytest.raises(ConfigError, match="max-trees must be >= 1, got 0"):
+        RankerConfig(max_trees=0)
+
+
+def test_predicting_needs_no_second_thread(released_workspace: Path) -> None:
+    """Equal answers for any number of threads: the trees are deterministic."""
+    recommender = Recommender.load(current_release(released_workspace))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        [one] = recommender.recommend([Request(k=10)])
+        torch.set_num_threads(2)
+        [two] = recommender.recommend([Request(k=10)])
+    finally:
+        torch.set_num_threads(threads)
+    assert one == two
