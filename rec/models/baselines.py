@@ -11,8 +11,11 @@ from scipy import sparse
 
 from rec.data.sequences import Sequences
 from rec.models.scoring import top_k_in_blocks
+from rec.models.transitions import keep_largest
 
 DAY_MS = 24 * 3600 * 1000
+_BLOCK_ENTRIES = 1 << 22
+"""Cosines held at once: about 50 MB."""
 
 
 class Scorer(Protocol):
@@ -60,11 +63,14 @@ class ItemKNN:
 
     name = "item_knn"
 
-    def __init__(self, train: Sequences, *, num_neighbors: int = 100) -> None:
-        users = _user_items(train)
+    def __init__(
+        self, train: Sequences, *, num_neighbors: int = 100, max_events: int | None = None
+    ) -> None:
+        """Fit on each user's newest ``max_events`` events, all if absent."""
+        users = _user_items(train if max_events is None else train.newest(max_events))
         norms = np.sqrt(np.asarray(users.multiply(users).sum(axis=0)).ravel())
         scaled = users @ sparse.diags_array(1 / np.maximum(norms, 1e-12))
-        self.neighbors = _nearest(scaled.tocsc(), num_neighbors)
+        self.neighbors = _nearest(scaled.tocsr(), num_neighbors)
 
     def score(self, histories: Sequences) -> NDArray[np.float32]:
         """Return the summed similarities, float32 ``(B, V)``."""
@@ -159,23 +165,24 @@ def _user_items(sequences: Sequences) -> sparse.csr_array:
     return matrix
 
 
-def _nearest(scaled: sparse.csc_array, num_neighbors: int) -> sparse.csr_array:
-    """Return each item's largest cosines, sparse ``(V, V)``, a block of items at a time."""
-    num_items = scaled.shape[1]
-    transposed = scaled.T.tocsr()
-    rows, columns, values = [], [], []
-    size = max(1, (1 << 23) // max(1, num_items))
-    for start in range(0, num_items, size):
-        block = (transposed[start : start + size] @ scaled).toarray()
-        block[np.arange(len(block)), np.arange(start, start + len(block))] = 0
-        width = min(num_neighbors, num_items)
-        picks = np.argpartition(-block, width - 1, axis=1)[:, :width]
-        picked = np.take_along_axis(block, picks, axis=1)
-        keep = picked > 0
-        rows.append(np.repeat(np.arange(start, start + len(block)), keep.sum(axis=1)))
-        columns.append(picks[keep])
-        values.append(picked[keep])
-    return sparse.csr_array(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
-        shape=(num_items, num_items),
-    )
+def _nearest(scaled: sparse.csr_array, num_neighbors: int) -> sparse.csr_array:
+    """Return each item's largest cosines, sparse ``(V, V)``, a block of items at a time.
+
+    Args:
+        scaled: ``(B, V)``, each item's column of length 1.
+        num_neighbors: entries kept in a row.
+    """
+    by_item = scaled.T.tocsr()
+    # An item meets at most the items of all its users: this bounds a block's entries.
+    most = np.cumsum(by_item.sign() @ np.diff(scaled.indptr))
+    blocks, start = [sparse.csr_array((0, scaled.shape[1]), dtype=np.float32)], 0
+    while start < scaled.shape[1]:
+        used = most[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(most, used + _BLOCK_ENTRIES, side="right")))
+        block = (by_item[start:stop] @ scaled).tocoo()
+        is_other = block.row + start != block.col
+        pairs = (block.row[is_other], block.col[is_other])
+        others = sparse.csr_array((block.data[is_other], pairs), shape=block.shape)
+        blocks.append(keep_largest(others, num_neighbors))
+        start = stop
+    return sparse.csr_array(sparse.vstack(blocks, format="csr"))

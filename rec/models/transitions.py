@@ -65,7 +65,7 @@ def neighbor_table(
     scaled = sparse.diags_array(1 / np.maximum(out, 1e-9)) @ counts
     if popularity_power > 0:
         scaled = scaled @ sparse.diags_array(1 / np.maximum(into, 1e-9) ** popularity_power)
-    return _keep_largest(scaled.tocsr(), num_neighbors)
+    return keep_largest(scaled.tocsr(), num_neighbors)
 
 
 def recency_weights(
@@ -110,8 +110,12 @@ def ties_back(sequences: Sequences) -> NDArray[np.int64]:
     return back
 
 
-def _keep_largest(table: sparse.csr_array, num_neighbors: int) -> sparse.csr_array:
-    """Return the table with only the largest entries of each row, the first of equals."""
+def keep_largest(table: sparse.csr_array, num_neighbors: int) -> sparse.csr_array:
+    """Return a sparse table with only the largest entries of each row, the first of equals.
+
+    >>> keep_largest(sparse.csr_array([[1.0, 3.0, 2.0], [0.0, 0.0, 1.0]]), 2).toarray().tolist()
+    [[0.0, 3.0, 2.0], [0.0, 0.0, 1.0]]
+    """
     lengths = np.diff(table.indptr)
     rows = np.repeat(np.arange(table.shape[0]), lengths)
     keep = np.ones(table.nnz, dtype=np.bool_)

@@ -25,6 +25,8 @@ WINDOW_SHARES = (1.0, 0.25, 0.05, 0.01)
 """Newest share of all item events that each popularity window counts."""
 NUM_NEIGHBORS = 200
 """Entries of an item in each table: more add rows to rank, hardly any hit."""
+_NEIGHBOR_EVENTS = 200
+"""Newest events of a user that make neighbours: the work grows with their square."""
 TEXT_WIDTH = 64
 """Directions kept of the item texts: enough to find neighbours, a sixth of the work."""
 _GAP_PRIOR = 5.0
@@ -101,7 +103,9 @@ def build_tables(
         follows=neighbor_table(follow_counts(train, window=3), num_neighbors=NUM_NEIGHBORS),
         accompanies=neighbor_table(wide, num_neighbors=NUM_NEIGHBORS),
         lifts=neighbor_table(wide, num_neighbors=NUM_NEIGHBORS, popularity_power=0.5),
-        neighbors=ItemKNN(train, num_neighbors=NUM_NEIGHBORS).neighbors,
+        neighbors=ItemKNN(
+            train, num_neighbors=NUM_NEIGHBORS, max_events=_NEIGHBOR_EVENTS
+        ).neighbors,
         categories=_category_table(categories),
         text=_reduce(text),
         log_shares=_log_shares(tokens, num_items),

@@ -277,7 +277,9 @@ def _ndcg(examples: Examples, scores: NDArray[np.floating]) -> float:
     shown = (place < VALIDATION_K) & np.isfinite(scores[order])
     lists = np.zeros((examples.moments.num_users, VALIDATION_K), dtype=np.int32)
     lists[examples.rows[order][shown], place[shown]] = examples.items[order][shown]
-    return float(ndcg_at_k(lists, examples.moments.target_offsets, examples.moments.targets).mean())
+    moments = examples.moments
+    scored = ndcg_at_k(lists, moments.target_offsets, moments.targets)
+    return float(scored.sum()) / max(1, examples.num_asked)
 
 
 def _calibrate(raw: NDArray[np.float64], is_target: NDArray[np.bool_]) -> tuple[float, float]:
