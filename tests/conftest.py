@@ -5,7 +5,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A deadline would make a busy machine a failing test.
+hypothesis.settings.register_profile("nextray", deadline=None)
+hypothesis.settings.load_profile("nextray")
 
 # Before anything imports Ray: it reads its authentication settings at import. The token is the
 # tests' own, so that a user's is left alone.
