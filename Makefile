@@ -52,7 +52,7 @@ bench: setup  ## the benchmarks: longer than a test may take
 	$(BIN)/python -m pytest tests/benchmarks -q -s
 
 drills: setup  ## the chaos drills: kill parts of a running system and count what is lost
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest tests/chaos -s
 
 clean:  ## remove .venv, caches and build folders; a workspace is never touched
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

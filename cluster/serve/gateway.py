@@ -53,6 +53,7 @@ HISTORY_EVENTS = 1000
 """Newest events read of a user: what is left out as seen, and more than a tower reads."""
 ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
+GATEWAY_TIMEOUT = 504
 READY_WITHIN_S = 30.0
 """The first answers wait for models that are still being loaded."""
 _log = logging.getLogger(__name__)
@@ -251,7 +252,10 @@ class Gateway:
         try:
             items, reasons = await self._rank(request)
             degraded += reasons
-        except UnavailableError:
+        except (UnavailableError, HTTPException) as error:
+            # A full queue is told to retry; a silent ranker must not cost the user the list.
+            if isinstance(error, HTTPException) and error.status_code != GATEWAY_TIMEOUT:
+                raise
             items = self._popular_items(request)
             degraded.append("ranker_unavailable")
         impression = Impression(
