@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from cluster.runtime import free_port
 from tests.processes import end_session
 
 LOOPBACK = "127.0.0.3"
@@ -81,14 +81,10 @@ def local_head(*, num_cpus: int = 2) -> Iterator[Head]:
 
 def free_ports(number: int) -> list[int]:
     """Return TCP ports that nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for listener in sockets:
-            listener.bind(("", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+    found: set[int] = set()
+    while len(found) < number:
+        found.add(free_port())
+    return sorted(found)
 
 
 def _environment(token_file: Path, jobs_url: str) -> dict[str, str]:

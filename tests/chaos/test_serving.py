@@ -20,9 +20,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cluster.runtime import free_port
 from cluster.serve.keys import ensure_admin_key
 from rec.ranking.event_log import LOG_FILE, EventLog
-from tests.heads import free_ports
 from tests.processes import end_session, kill, session_pids, title, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -168,7 +168,7 @@ def test_killed_replicas_lose_no_acknowledged_event(
     key, _ = ensure_admin_key(workspace)
     item_ids = pl.read_parquet(shop_files[1])["item_id"].to_list()
     users = sorted(pl.read_parquet(shop_files[0])["user_id"].unique().to_list())
-    (port,) = free_ports(1)
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with service(workspace, port) as process:
         with Load(url, key, item_ids, users) as load:

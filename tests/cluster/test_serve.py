@@ -1,7 +1,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import polars as pl
 import pytest
 
 from cluster.resources import LAPTOP
+from cluster.runtime import free_port
 from cluster.serve.app import serving
 from cluster.serve.gateway import HISTORY_EVENTS
 from cluster.serve.keys import ensure_admin_key, key_hash, load_keys
@@ -91,13 +91,6 @@ def service(
             pseudonym_key=load_or_create_key(workspace / KEY_FILE),
         )
     log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def shop_users(path: Path) -> list[str]:
