@@ -1,6 +1,7 @@
 """Show the whole loop on a real log: files to a live endpoint, feedback, and the changed list.
 
 nextray demo
+
 nextray demo --full
 """
 

@@ -20,7 +20,7 @@ _OF_VALUE = re.compile(r"Error parsing (--\S+): (.*)")
 _LITERAL = re.compile(r"(?:invalid literal for int.* base 10|could not convert string to float): ")
 _CHOICE = re.compile(r"invalid choice (.*) for argument '(--\S+)'. Expected one of \((.*)\)\.?")
 _NO_VALUE = re.compile(r"Missing value for argument '(--\S+)'\..*")
-_FLAG = re.compile(r"^(--[\w.-]+) ?(.*)$")
+_FLAG = re.compile(r"^(--[\w.-]+|\{[\w,]+\}) ?(.*)$")
 
 
 @contextlib.contextmanager

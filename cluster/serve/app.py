@@ -11,9 +11,11 @@ from typing import Any
 import httpx
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 
 from cluster.resources import Profile
 from cluster.runtime import is_free
+from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import HISTORY_EVENTS, Gateway
 from cluster.serve.keys import ensure_admin_key
@@ -51,7 +53,12 @@ def build_app(args: ServeArgs) -> Application:
         release, _threads(resources.ranker)
     )
     ingress: Any = serve.ingress()(Gateway)
-    gateway: Any = serve.deployment(name="Gateway", **resources.gateway)(ingress)
+    gateway: Any = serve.deployment(
+        name="Gateway",
+        # Serve answers by itself where the gateway's queue is full.
+        backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
+        **resources.gateway,
+    )(ingress)
     app: Application = gateway.bind(encoder, ranker, str(args.workspace.resolve()), release)
     return app
 

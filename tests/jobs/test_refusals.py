@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import JOBS
+from jobs.cli import JOBS, WITHOUT_RECIPE
 from jobs.command import BAD_INPUT
 
 RECIPES = "smoke, laptop, gpu, demo"
@@ -42,6 +42,9 @@ def refuse(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("train --resume smoke", f"expected a recipe first ({RECIPES}), got '--resume'"),
         ("train", f"expected a recipe first ({RECIPES}), got nothing"),
         ("serve smoke --port 0", "error: --port must be in 1..65535, got 0"),
+        ("keys", "expected {add,list,revoke}, got none"),
+        ("keys add", "expected the name of the key to add, got none"),
+        ("keys add web --scope all", "--scope expects one of read, write, admin, got 'all'"),
         ("demo --weeks many", "--weeks expects INT, got 'many'"),
         ("demo --weeks 0", "error: --weeks must be in 1..53, got 0"),
         ("demo --rounds -1", "error: --rounds must be >= 0, got -1"),
@@ -72,7 +75,7 @@ def test_long_words_come_back_whole(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_help_shows_flags_and_their_text(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--help"] if job == "demo" else ["laptop", "--help"]
+    words = ["--help"] if job in WITHOUT_RECIPE else ["laptop", "--help"]
     with pytest.raises(SystemExit) as stop:
         importlib.import_module(f"jobs.{job}").main(words)
     assert stop.value.code == 0
