@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from cluster.resources import TrainResources
 from cluster.train.trainer import train_model
 from rec.stages.training import EVALUATED, METRICS_FILE, SERVED, TrainSettings
 from tests.epochs import EpochWatch
-from tests.processes import descendants, kill, session_pids, title, wait_until
+from tests.processes import descendants, end_session, kill, session_pids, title, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 NUM_EPOCHS = 40
@@ -69,7 +70,22 @@ def test_a_killed_worker_changes_nothing(
     assert_same_model(model.path, expected.path)
 
 
-def train(workspace: Path, *flags: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def train() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Give what starts training jobs; none outlives the test, however it ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(workspace: Path, *flags: str) -> subprocess.Popen[str]:
+        started.append(start_training(workspace, *flags))
+        return started[-1]
+
+    yield start
+    for process in started:
+        end_session(process.pid)
+        process.wait()
+
+
+def start_training(workspace: Path, *flags: str) -> subprocess.Popen[str]:
     """Start ``python -m jobs.train`` as the leader of a session of its own."""
     return subprocess.Popen(
         [
@@ -91,7 +107,9 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return summary
 
 
-def test_a_killed_job_resumes_to_the_same_model(trained_workspace: Path, tmp_path: Path) -> None:
+def test_a_killed_job_resumes_to_the_same_model(
+    trained_workspace: Path, tmp_path: Path, train: Callable[..., subprocess.Popen[str]]
+) -> None:
     calm = linked(trained_workspace, tmp_path / "calm")
     expected = finish(train(calm))
     struck = linked(trained_workspace, tmp_path / "struck")
