@@ -48,11 +48,13 @@ demo: setup  ## logs to a live endpoint on sample data, in ./workspace
 serve: setup  ## serve the promoted release of WORKSPACE (default ./workspace) with RECIPE (demo)
 	$(BIN)/python -m jobs.serve $(RECIPE) --workspace '$(WORKSPACE)'
 
-bench: setup  ## the benchmarks: longer than a test may take
-	$(BIN)/python -m pytest tests/benchmarks -q -s
+# Without a WORKSPACE of the caller's own, a release is made of a synthetic shop.
+bench: setup  ## the benchmarks (of WORKSPACE, if one is named): longer than a test may take
+	$(BIN)/python -m pytest tests/benchmarks -q -s \
+		$(if $(filter command environment,$(origin WORKSPACE)),--workspace '$(WORKSPACE)')
 
 drills: setup  ## the chaos drills: kill parts of a running system and count what is lost
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest tests/chaos -s
 
 clean:  ## remove .venv, caches and build folders; a workspace is never touched
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

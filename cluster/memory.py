@@ -71,7 +71,9 @@ class MemoryMeter:
             total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.peak_bytes = max(self.peak_bytes, total)
         for pid in pids:
-            self._seen[pid] = max(self._seen.get(pid, 0.0), _cpu_s(pid))
+            # One that ends between two looks has no figure, and keeps the one from before.
+            least = self._seen.get(pid, self._before.get(pid, 0.0))
+            self._seen[pid] = max(least, _cpu_s(pid))
         # A process that has ended keeps what it was last seen with.
         self.cpu_s = sum(
             seconds - self._before.get(pid, 0.0) for pid, seconds in self._seen.items()

@@ -38,6 +38,7 @@ LOOPBACK = "127.0.0.2"
 """Loopback too, but not the name that Ray turns into the machine's public address."""
 HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 """HAProxy's side ports, fixed by default: two services on one machine would collide."""
+PRIVATE_PORTS = range(20_000, 30_000)
 
 
 @contextmanager
@@ -80,11 +81,27 @@ def connect(profile: Profile) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
+    """Return a TCP port that nobody listens on now.
+
+    Neither from the range that the system hands out nor from those of Ray's workers (10002 to
+    19999) and of Serve's replicas (from 30000): who starts between now and then takes another one.
+    """
+    while True:
+        port = PRIVATE_PORTS[secrets.randbelow(len(PRIVATE_PORTS))]
+        if is_free("", port):
+            return port
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether a service could listen on an address now."""
     with socket.socket() as listener:
-        listener.bind(("", 0))
-        port: int = listener.getsockname()[1]
-        return port
+        # As servers do: a port whose last connections are still winding down is free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> None:

@@ -16,9 +16,14 @@ JOBS = (
     "ingest",
     "recommend",
     "serve",
+    "keys",
     "demo",
 )
-_USAGE = f"""usage: nextray JOB RECIPE [options]   or   nextray demo [options]
+WITHOUT_RECIPE = ("keys", "demo")
+"""Commands that read no recipe."""
+_USAGE = f"""usage: nextray JOB RECIPE [options]
+       nextray keys ACTION [options]
+       nextray demo [options]
 
 jobs: {", ".join(JOBS)}
 recipes: smoke, laptop, gpu, demo

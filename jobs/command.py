@@ -17,10 +17,12 @@ from cluster.memory import MemoryMeter
 from cluster.progress import console
 from cluster.resources import PROFILES, Profile
 from jobs.recipes import RECIPES, Recipe
+from jobs.refusals import check_choice, in_one_line
 from rec.errors import ConfigError, RecError
 
 BAD_INPUT = 2
 """Exit code of an error that is the user's to mend."""
+MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,16 @@ def check_workspace(workspace: Path) -> None:
         )
 
 
+def check_port(port: int) -> None:
+    """Refuse what no service can listen on.
+
+    Raises:
+        ConfigError: it is not a TCP port.
+    """
+    if not 1 <= port <= MAX_PORT:
+        raise ConfigError(f"--port must be in 1..{MAX_PORT}, got {port}")
+
+
 def stop(error: RecError) -> NoReturn:
     """Print one line and end with the exit code of bad input."""
     console().print(f"error: {error}", style="bold red", soft_wrap=True, markup=False)
@@ -114,18 +126,22 @@ def stop(error: RecError) -> NoReturn:
 
 
 def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str) -> A:
-    """Return the arguments: ``RECIPE`` first, then flags that override it."""
-    parser = tyro.extras.overridable_config_cli
+    """Return the arguments: ``RECIPE`` first, then flags that override it.
+
+    Raises:
+        ConfigError: the command line is no such thing.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    prog = f"python -m jobs.{name}"
+    check_choice("recipe", words[0] if words else None, RECIPES, prog=prog)
     configs = {
         recipe: (text, _defaults(arguments_type, value, recipe))
         for recipe, (text, value) in RECIPES.items()
     }
-    return parser(
-        configs,
-        prog=f"python -m jobs.{name}",
-        description=description,
-        args=list(argv) if argv is not None else None,
-    )
+    with in_one_line(f"{prog} {words[0]}", words):
+        return tyro.extras.overridable_config_cli(
+            configs, prog=prog, description=description, args=words
+        )
 
 
 def head(arguments: Arguments) -> dict[str, Any]:

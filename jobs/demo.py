@@ -1,12 +1,12 @@
 """Show the whole loop on a real log: files to a live endpoint, feedback, and the changed list.
 
 nextray demo
+
 nextray demo --full
 """
 
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,18 @@ from rich.table import Table
 from cluster.progress import console
 from cluster.resources import PROFILES
 from cluster.runtime import connect
-from jobs.command import BAD_INPUT, print_summary
+from jobs.command import check_port, check_workspace, print_summary, stop
 from jobs.flow import run_stages
 from jobs.recipes import DEMO
+from jobs.refusals import in_one_line
 from jobs.tables import print_metrics
 from rec.data.samples import load_complete_journey, write_sample
-from rec.errors import RecError
+from rec.errors import ConfigError, RecError
 
 ROUNDS = 20
 """Rounds of feedback that are timed after the one that is shown."""
+MAX_WEEKS = 53
+"""The log covers one year."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +52,29 @@ class DemoArguments:
     verbose: bool = False
     """Show tracebacks."""
 
+    def __post_init__(self) -> None:
+        check_workspace(self.workspace)
+        check_port(self.port)
+        if not 1 <= self.weeks <= MAX_WEEKS:
+            raise ConfigError(f"--weeks must be in 1..{MAX_WEEKS}, got {self.weeks}")
+        if self.rounds < 0:
+            raise ConfigError(f"--rounds must be >= 0, got {self.rounds}")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo and stop everything it started."""
-    arguments = tyro.cli(DemoArguments, args=argv, prog="nextray demo", description=str(__doc__))
+    prog = "nextray demo"
+    try:
+        with in_one_line(prog, argv):
+            arguments = tyro.cli(DemoArguments, args=argv, prog=prog, description=str(__doc__))
+    except RecError as error:
+        stop(error)
     try:
         run_demo(arguments)
     except RecError as error:
         if arguments.verbose:
             raise
-        console().print(f"error: {error}", style="bold red", soft_wrap=True, markup=False)
-        sys.exit(BAD_INPUT)
+        stop(error)
 
 
 def run_demo(arguments: DemoArguments) -> None:

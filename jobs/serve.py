@@ -12,7 +12,7 @@ from typing import Any
 from cluster.progress import console
 from cluster.runtime import connect
 from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
-from jobs.command import Arguments, run_job
+from jobs.command import Arguments, check_port, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class ServeArguments(Arguments):
     """Address to listen on; anything but loopback opens the service to others."""
     port: int = 8000
     """TCP port."""
+
+    def __post_init__(self) -> None:
+        check_port(self.port)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

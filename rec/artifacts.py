@@ -184,6 +184,7 @@ def write_artifact(
     """
     name = config_hash(kind, config, parents)
     room = workspace / kind
+    _keep_private(workspace)
     room.mkdir(parents=True, exist_ok=True)
     aside = room / f".{name}.{uuid.uuid4().hex[:8]}"
     aside.mkdir()
@@ -224,6 +225,18 @@ def point_latest(workspace: Path, kind: str, name: str) -> None:
     aside = pointer.with_name(f".latest.{uuid.uuid4().hex}")
     aside.write_text(name + "\n", encoding="utf-8")
     aside.replace(pointer)
+
+
+def _keep_private(workspace: Path) -> None:
+    """Keep a workspace out of git and out of what ``ray job submit --working-dir`` uploads.
+
+    It holds keys and customers' data. A ``.gitignore`` of the user's own is left alone, and so is
+    the root of a repository.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    path = workspace / ".gitignore"
+    if not path.exists() and not (workspace / ".git").exists():
+        path.write_text("*\n", encoding="utf-8")
 
 
 def _verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

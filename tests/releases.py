@@ -1,5 +1,6 @@
 """A promoted release in a second: random towers over hashed text, real files and manifests."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,25 @@ COLOURS = ("red", "blue", "green", "black", "红色", "蓝色")
 KINDS = ("dress", "coat", "lamp", "sofa", "kettle", "连衣裙", "大衣", "台灯", "boots", "watch")
 
 
-def make_release(workspace: Path, *, is_pseudonymized: bool = False) -> Path:
-    """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``."""
+def make_release(
+    workspace: Path, *, is_pseudonymized: bool = False, names: Mapping[str, str] | None = None
+) -> Path:
+    """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``.
+
+    Args:
+        workspace: where to.
+        is_pseudonymized: whether the service hashes the ids it is given.
+        names: other names for some users or items.
+    """
+    names = names or {}
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    items = _items()
+    items = _items().with_columns(pl.col("item_id").replace(names))
     item_ids = items["item_id"].to_list()
     types = ["purchase", "search", "view"]
     rows = [
         {
-            "user_id": f"user-{user}",
+            "user_id": names.get(f"user-{user}", f"user-{user}"),
             "item_id": None if place == 3 else item_ids[int(random.integers(NUM_ITEMS))],
             "event_type": "search" if place == 3 else "view",
             "timestamp_ms": START_MS + 60_000 * place,

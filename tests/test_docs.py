@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import JOBS
+from jobs.cli import JOBS, WITHOUT_RECIPE
 from jobs.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def code_of(name: str) -> str:
 @cache
 def flags_of(job: str) -> frozenset[str]:
     """Return the flags that a job's own help lists."""
-    words = ["--help"] if job == "demo" else ["laptop", "--help"]
+    words = ["--help"] if job in WITHOUT_RECIPE else ["laptop", "--help"]
     out = io.StringIO()
     main = importlib.import_module(f"jobs.{job}").main
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stop:
@@ -78,7 +78,7 @@ def test_jobs_accept_the_recipe_and_flags_of_each_command(name: str) -> None:
     for line in commands(name):
         for job, rest in JOB.findall(line):
             words = shlex.split(rest)
-            if job != "demo":
+            if job not in WITHOUT_RECIPE:
                 assert words[0] in RECIPES, line
             for flag in (word.split("=")[0] for word in words if word.startswith("--")):
                 assert flag in flags_of(job), f"{flag} of: {line}"
@@ -88,7 +88,8 @@ def test_jobs_accept_the_recipe_and_flags_of_each_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", READMES)
 def test_flags_in_prose_belong_to_some_job(name: str) -> None:
-    known = flags_of("pipeline") | flags_of("recommend") | flags_of("serve") | flags_of("demo")
+    known = flags_of("pipeline") | flags_of("recommend") | flags_of("serve")
+    known |= flags_of("keys") | flags_of("demo")
     spans = re.findall(r"`(--[a-z][\w.-]*)[^`\n]*`", FENCE.sub("", read(name)))
     assert set(spans) <= known
 

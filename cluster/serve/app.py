@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 
 from cluster.resources import Profile
+from cluster.runtime import is_free
+from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import HISTORY_EVENTS, Gateway
 from cluster.serve.keys import ensure_admin_key
@@ -20,7 +23,7 @@ from cluster.serve.ranker import Ranker
 from rec.artifacts import read_artifact
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences
-from rec.errors import ArtifactError
+from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.history import HistoryStore, base_histories
 from rec.ranking.recommender import current_release
@@ -50,7 +53,12 @@ def build_app(args: ServeArgs) -> Application:
         release, _threads(resources.ranker)
     )
     ingress: Any = serve.ingress()(Gateway)
-    gateway: Any = serve.deployment(name="Gateway", **resources.gateway)(ingress)
+    gateway: Any = serve.deployment(
+        name="Gateway",
+        # Serve answers by itself where the gateway's queue is full.
+        backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
+        **resources.gateway,
+    )(ingress)
     app: Application = gateway.bind(encoder, ranker, str(args.workspace.resolve()), release)
     return app
 
@@ -65,7 +73,12 @@ def serving(
 
     Raises:
         ArtifactError: nothing was promoted, a file has changed, or the graph did not get ready.
+        ConfigError: something listens on the port already.
     """
+    if not is_free(host, port):
+        raise ConfigError(
+            f"--port {port} of {host} is taken: stop what listens there or name another"
+        )
     release = current_release(workspace)
     read_artifact(release, verify=True)
     ensure_admin_key(workspace)

@@ -39,6 +39,7 @@ class Upstream:
         """Set the name that messages use."""
         self.name = name
         self.is_suspect = False
+        self._clocks: set[asyncio.Timeout] = set()
 
     async def call(self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S) -> Any:
         """Return the answer of a handle call, asked again if its replica died.
@@ -56,7 +57,11 @@ class Upstream:
         limit_s = min(deadline_s, SUSPECT_DEADLINE_S) if self.is_suspect else deadline_s
         try:
             async with asyncio.timeout(limit_s) as clock:
-                answer = await self._try(send, clock)
+                self._clocks.add(clock)
+                try:
+                    answer = await self._try(send)
+                finally:
+                    self._clocks.discard(clock)
         except TimeoutError as error:
             if self.is_suspect:
                 raise UnavailableError(f"the {self.name} does not answer") from error
@@ -71,7 +76,7 @@ class Upstream:
         self.is_suspect = False
         return answer
 
-    async def _try(self, send: Callable[[], Any], clock: asyncio.Timeout) -> Any:
+    async def _try(self, send: Callable[[], Any]) -> Any:
         for number in range(1, MAX_TRIES + 1):
             response = send()
             try:
@@ -91,7 +96,6 @@ class Upstream:
                 self._suspect(type(error).__name__)
                 if number == MAX_TRIES:
                     raise UnavailableError(f"the {self.name} is away: {error}") from error
-                _shorten(clock)
                 await asyncio.sleep(_PAUSE_S)
         raise AssertionError("the last try returns or raises")
 
@@ -99,9 +103,14 @@ class Upstream:
         if not self.is_suspect:
             _log.warning("the %s is away: %s", self.name, reason)
         self.is_suspect = True
+        # Who waits already may wait for the same dead replica, and learns of it from this call.
+        for clock in self._clocks:
+            _shorten(clock)
 
 
 def _shorten(clock: asyncio.Timeout) -> None:
     """Leave a deployment that has just lost a replica only as long as a suspect one."""
+    if clock.expired():
+        return
     ends, latest = clock.when(), asyncio.get_running_loop().time() + SUSPECT_DEADLINE_S
     clock.reschedule(latest if ends is None else min(ends, latest))

@@ -10,7 +10,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from fastapi import Path as InPath
 
 from cluster.serve.border import MAX_BODY_BYTES, Border
 from cluster.serve.calls import DEADLINE_S, UnavailableError, Upstream
-from cluster.serve.keys import load_keys
+from cluster.serve.keys import KeyRing
 from cluster.serve.problems import add_problem_handlers, new_request_id, request_id_of
 from cluster.serve.schemas import (
     EventsAnswer,
@@ -53,6 +53,9 @@ HISTORY_EVENTS = 1000
 """Newest events read of a user: what is left out as seen, and more than a tower reads."""
 ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
+LOG_WITHIN_S = 0.25
+"""Many times what a commit takes; a list later than this would be worse than an unlogged one."""
+GATEWAY_TIMEOUT = 504
 READY_WITHIN_S = 30.0
 """The first answers wait for models that are still being loaded."""
 _log = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ class Gateway:
         root, folder = Path(workspace), Path(release)
         settings = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
         self.release = folder.name
-        self.keys = load_keys(root)
+        self._keys = KeyRing(root)
         self._fingerprint = settings["fingerprint"]
         self._popular = pl.read_parquet(folder / POPULARITY_FILE)
         self._item_ids = frozenset(self._popular["item_id"].to_list())
@@ -102,7 +105,7 @@ class Gateway:
                 )  # every error is a problem document
             },
         )
-        api.add_middleware(Border, keys=lambda: self.keys, max_bytes=MAX_BODY_BYTES)
+        api.add_middleware(Border, keys=self._keys.scopes, max_bytes=MAX_BODY_BYTES)
         add_problem_handlers(api)
         api.post("/v1/recommend")(self.recommend)
         api.get("/v1/users/{user_id:path}/recommendations")(self.recommend_user)
@@ -165,15 +168,13 @@ class Gateway:
             raise HTTPException(404, f"no item {item_id!r} in the catalog")
         start = time.perf_counter()
         try:
-            release, found = await self._ranker_calls.call(
-                lambda: self._ranker.similar.remote(item_id, k)
-            )
+            found = await self._ask_ranker(lambda: self._ranker.similar.remote(item_id, k))
         except UnavailableError as error:
             raise HTTPException(503, "the ranker is away", {"Retry-After": "1"}) from error
         return RecommendAnswer(
             request_id=request_id_of(request),
             impression_id=new_request_id(),
-            release=release,
+            release=self.release,
             items=_listed(found.items),
             degraded=[],
             timings_ms={"total": _since_ms(start)},
@@ -201,7 +202,12 @@ class Gateway:
 
     async def healthy(self) -> Health:
         """Say that the event log can be read."""
-        await asyncio.to_thread(self._history.history, "", limit=1)
+        try:
+            await asyncio.to_thread(self._history.history, "", limit=1)
+        except sqlite3.Error as error:
+            raise HTTPException(
+                503, "the event log cannot be read", {"Retry-After": "1"}
+            ) from error
         return Health(status="ok")
 
     async def _try_whole_path(self) -> None:
@@ -225,9 +231,15 @@ class Gateway:
     async def _answer(self, body: RecommendBody, *, request_id: str) -> RecommendAnswer:
         start = time.perf_counter()
         user_id = None if body.user_id is None else self._stored_id(body.user_id)
-        history = await self._read_history(user_id, body.events)
-        after_history = time.perf_counter()
         degraded: list[str] = []
+        inline = self._inline_events(body.events, user_id=user_id or "")
+        history = inline
+        try:
+            history = await self._read_history(user_id, inline)
+        except sqlite3.Error:
+            _log.exception("the history of a user cannot be read")
+            degraded.append("history_unavailable")
+        after_history = time.perf_counter()
         queries = list(dict.fromkeys(e.query for e in history if e.item_id is None and e.query))
         embedded: dict[str, Any] = {}
         if queries:
@@ -249,9 +261,13 @@ class Gateway:
             query_embeddings=embedded,
         )
         try:
-            items, reasons = await self._rank(request)
-            degraded += reasons
-        except UnavailableError:
+            answer = await self._rank(request)
+            items: Sequence[asking.RankedItem] = answer.items
+            degraded += answer.degraded
+        except (UnavailableError, HTTPException) as error:
+            # A full queue is told to retry; a silent ranker must not cost the user the list.
+            if isinstance(error, HTTPException) and error.status_code != GATEWAY_TIMEOUT:
+                raise
             items = self._popular_items(request)
             degraded.append("ranker_unavailable")
         impression = Impression(
@@ -265,10 +281,9 @@ class Gateway:
             scores=tuple(item.score for item in items),
             release=self.release,
         )
-        # Nobody waits for the disk: the list is the same whether it was logged or not.
-        task = asyncio.create_task(self._log_impression(impression))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        before_log = time.perf_counter()
+        if not await self._log_impression(impression):
+            degraded.append("impression_not_logged")
         end = time.perf_counter()
         return RecommendAnswer(
             request_id=request_id,
@@ -279,32 +294,43 @@ class Gateway:
             timings_ms={
                 "history": _ms(after_history - start),
                 "encode": _ms(after_encode - after_history),
-                "rank": _ms(end - after_encode),
+                "rank": _ms(before_log - after_encode),
+                "log": _ms(end - before_log),
                 "total": _ms(end - start),
             },
         )
 
     async def _rank(
         self, request: asking.Request, *, deadline_s: float = DEADLINE_S
-    ) -> tuple[Sequence[asking.RankedItem], Sequence[str]]:
+    ) -> asking.RankedList:
+        return await self._ask_ranker(
+            lambda: self._ranker.recommend.remote(request), deadline_s=deadline_s
+        )
+
+    async def _ask_ranker(
+        self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S
+    ) -> asking.RankedList:
         """Return the ranker's list; a list of another release is asked for once more."""
         for _ in range(2):
-            release, answer = await self._ranker_calls.call(
-                lambda: self._ranker.recommend.remote(request), deadline_s=deadline_s
-            )
+            release, answer = await self._ranker_calls.call(send, deadline_s=deadline_s)
             if release == self.release:
-                return answer.items, answer.degraded
+                found: asking.RankedList = answer
+                return found
         raise HTTPException(503, "a new release is being rolled out", {"Retry-After": "1"})
 
-    async def _read_history(
-        self, user_id: str | None, inline: Sequence[InlineEvent]
-    ) -> list[Event]:
+    async def _read_history(self, user_id: str | None, inline: Sequence[Event]) -> list[Event]:
+        """Return what is held of a user and what came along, oldest first."""
         events: list[Event] = []
         if user_id is not None:
             events = await asyncio.to_thread(self._history.history, user_id, limit=HISTORY_EVENTS)
+        return sorted([*events, *inline], key=lambda event: event.timestamp_ms)
+
+    def _inline_events(self, inline: Sequence[InlineEvent], *, user_id: str) -> list[Event]:
+        """Return the events of a request, oldest first; one that is none is the caller's error."""
+        events: list[Event] = []
         now_ms = time.time_ns() // 1_000_000
         for index, item in enumerate(inline):
-            made = self._event(item, user_id=user_id or "", now_ms=now_ms)
+            made = self._event(item, user_id=user_id, now_ms=now_ms)
             if not isinstance(made, Event):
                 raise HTTPException(422, f"events.{index}: {made}")
             events.append(made)
@@ -358,11 +384,22 @@ class Gateway:
     def _stored_id(self, user_id: str) -> str:
         return user_id if self._pseudonym_key is None else pseudonym(user_id, self._pseudonym_key)
 
-    async def _log_impression(self, impression: Impression) -> None:
+    async def _log_impression(self, impression: Impression) -> bool:
+        """Return whether an impression is durable; a disk that is slow or broken costs no list."""
+        task = asyncio.create_task(self._commits.append_impressions([impression]))
+        # A late write is finished all the same, and its error is read by the callback.
+        self._background.add(task)
+        task.add_done_callback(self._finish_log)
         try:
-            await self._commits.append_impressions([impression])
-        except sqlite3.Error:
-            _log.exception("impression %s was not logged", impression.impression_id)
+            await asyncio.wait_for(asyncio.shield(task), LOG_WITHIN_S)
+        except (TimeoutError, sqlite3.Error):
+            return False
+        return True
+
+    def _finish_log(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("an impression was not logged", exc_info=task.exception())
 
     def _popular_items(self, request: asking.Request) -> list[asking.RankedItem]:
         """Return popular items; filters need the catalog and are refused here."""

@@ -88,6 +88,23 @@ def test_silence_of_a_deployment_that_died_means_it_is_away() -> None:
         ask(upstream, Deployment(None))
 
 
+def test_who_waits_already_learns_that_a_replica_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "SUSPECT_DEADLINE_S", 0.01)
+    upstream, silent = Upstream("ranker"), Deployment(None)
+
+    async def run() -> None:
+        waiting = asyncio.create_task(upstream.call(silent.send, deadline_s=60))
+        await asyncio.sleep(0)
+        assert silent.answers
+        with pytest.raises(UnavailableError):
+            await upstream.call(Deployment(*[ActorDiedError()] * 3).send, deadline_s=60)
+        async with asyncio.timeout(5):
+            with pytest.raises(UnavailableError):
+                await waiting
+
+    asyncio.run(run())
+
+
 def test_full_queue_is_503_with_retry_after() -> None:
     deployment = Deployment(BackPressureError(9, 8))
     with pytest.raises(HTTPException) as caught:

@@ -74,17 +74,6 @@ def test_job_without_its_input_says_which_job_is_missing(
     assert "python -m jobs." in shown.replace("\n", " ")
 
 
-def test_config_out_of_range_names_flag_bound_and_value(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        index.main(["smoke", "--workspace", str(tmp_path), "--ranking.penalty-weight", "-0.1"])
-    assert stop.value.code == BAD_INPUT
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    assert "penalty-weight must be >= 0, got -0.1" in " ".join(shown.replace("│", " ").split())
-
-
 def test_workspace_uri_is_refused_and_makes_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
