@@ -15,6 +15,7 @@ import xxhash
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
 from rec.data.files import RAW, REASON, ROW
 from rec.data.privacy import pseudonyms
+from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
 from rec.errors import ConfigError, DataError
 
@@ -118,6 +119,9 @@ def normalise_events(
     named = _map_columns(chunk, config=config, file_name=file_name)
     raw = _raw_text(chunk)
     columns = {name: _text_column(named, name, file_name) for name in _TEXT_COLUMNS}
+    queries = normalise_texts(columns["query"])
+    # A query of nothing but invisible characters is none.
+    columns["query"] = queries.set(queries == "", None)
     stamps = named["timestamp_ms"] if "timestamp_ms" in named.columns else named["timestamp"]
     source = stamps
     value_text = named["value"] if "value" in named.columns else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from rec.data.files import RAW, REASON, ROW
+from rec.data.text import normalise_texts
 from rec.errors import ArtifactError, DataError
 
 CATALOG_FILE = "items.parquet"
@@ -107,7 +108,7 @@ def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
     text = pl.col("item_id").cast(pl.String).str.strip_chars()
     return frame.with_columns(
         pl.when(text != "").then(text).alias("item_id"),
-        *(pl.col(n).cast(pl.String).fill_null("").str.strip_chars() for n in ("title", "text")),
+        *(normalise_texts(frame[n].cast(pl.String).fill_null("")) for n in ("title", "text")),
         *(
             pl.col(n).cast(pl.List(pl.String)).fill_null([]).list.drop_nulls()
             for n in _LIST_COLUMNS

@@ -169,3 +169,26 @@ def test_foreign_column_names_are_mapped(tmp_path: Path) -> None:
     assert log.select("user_id", "item_id", "timestamp_ms").rows() == [
         ("u1", "i1", 1_600_000_000_000)
     ]
+
+
+def test_titles_and_queries_are_stored_normalised(tmp_path: Path) -> None:
+    items = "item_id,title,text\ni1,Ｒｅｄ\u3000dress &amp; shoes,\u202eSilk\u200b  １００％\n"
+    events = (
+        "user_id,item_id,event_type,timestamp,query\n"
+        "u1,i1,view,1600000000,\n"
+        "u1,,search,1600000001,ｒｅｄ　&quot;dress&quot;\n"
+        "u1,,search,1600000002,\u200b\u202e\n"
+    )
+    prepared = prepare(
+        tmp_path / "workspace",
+        events=[write(tmp_path, "e.csv", events)],
+        items=[write(tmp_path, "items.csv", items)],
+        config=RAW,
+        num_partitions=1,
+        now_ms=NOW_MS,
+    )
+    catalog = pl.read_parquet(prepared.catalog.path / "items.parquet")
+    assert catalog.select("title", "text").row(0) == ("Red dress & shoes", "Silk 100%")
+    log = pl.read_parquet(prepared.events.path / "part-*.parquet")
+    assert log["query"].to_list() == [None, 'red "dress"']
+    assert prepared.events.counts["quarantined"] == {"search_without_query": 1}
