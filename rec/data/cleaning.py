@@ -12,21 +12,25 @@ from dataclasses import dataclass, field
 import polars as pl
 import xxhash
 
+from rec.data.columns import map_columns, read_column, text_column
+from rec.data.event_ids import CONTENT_FIELDS
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
 from rec.data.files import RAW, REASON, ROW
 from rec.data.privacy import pseudonyms
+from rec.data.scrubbing import scrub_texts
 from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
 from rec.errors import ConfigError, DataError
 
 ORDER = "input_order"
 """File number and row number in one int64: ties in time keep the input's order."""
-ALIASES: Mapping[str, str] = {"event": "event_type"}
-"""Names that are read without a mapping because common logs use them."""
 FUTURE_TOLERANCE_MS = 24 * 3600 * 1000
 """A day: clocks and time zones differ by less."""
 _MAX_ROWS_OF_A_FILE = 1 << 40
-_TEXT_COLUMNS = ("user_id", "item_id", "event_type", "query", "session_id", "event_id")
+_MAX_RAW_CHARACTERS = 1000
+_TEXT_COLUMNS = (
+    "user_id", "item_id", "event_type", "query", "session_id", "event_id", "impression_id",
+)  # fmt: skip
 RAW_SCHEMA: Mapping[str, pl.DataType] = {
     **{
         name: {"timestamp_ms": pl.Int64(), "value": pl.Float64()}.get(name, pl.String())
@@ -48,6 +52,9 @@ class CleaningConfig:
     """Quarantined share of all rows above which the job fails; raising it tolerates more."""
     pseudonymize_users: bool = True
     """Store a keyed hash in place of each user id. Turn off only for public data."""
+    scrub_queries: bool = True
+    """Replace e-mail addresses, phone, identity and card numbers and IP addresses in queries by
+    placeholders such as ``<email>``. Serving always does."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_ratio <= 1:
@@ -116,33 +123,24 @@ def normalise_events(
     Raises:
         DataError: a column of the contract is missing or of a type that cannot be read.
     """
-    named = _map_columns(chunk, config=config, file_name=file_name)
-    raw = _raw_text(chunk)
-    columns = {name: _text_column(named, name, file_name) for name in _TEXT_COLUMNS}
+    named = map_columns(chunk, mapping=config.mapping, file_name=file_name)
+    columns = {name: text_column(named, name, file_name) for name in _TEXT_COLUMNS}
     queries = normalise_texts(columns["query"])
+    if config.scrub_queries:
+        queries = scrub_texts(queries)
     # A query of nothing but invisible characters is none.
     columns["query"] = queries.set(queries == "", None)
-    stamps = named["timestamp_ms"] if "timestamp_ms" in named.columns else named["timestamp"]
-    source = stamps
-    value_text = named["value"] if "value" in named.columns else None
-    value = (
-        pl.Series("value", [None] * named.height, dtype=pl.Float64)
-        if value_text is None
-        else value_text.cast(pl.Float64, strict=False)
-    )
-    impressions = _text_column(named, "impression_id", file_name)
+    clock = "timestamp_ms" if "timestamp_ms" in named.columns else "timestamp"
+    source, given = (read_column(named, name, file_name) for name in (clock, "value"))
+    value = given.cast(pl.Float64, strict=False)
     frame = pl.DataFrame(columns).with_columns(
-        to_timestamp_ms(stamps).alias("timestamp_ms"),
+        to_timestamp_ms(source).alias("timestamp_ms"),
         value.alias("value"),
-        impressions.alias("impression_id"),
         pl.col("event_type").fill_null(DEFAULT_EVENT_TYPE),
         (named[ROW] + file_number * _MAX_ROWS_OF_A_FILE).alias(ORDER),
         named[REASON].alias(REASON),
-        raw.alias(RAW),
     )
-    bad_value = value.is_null() & (
-        value_text.is_not_null() if value_text is not None else pl.Series([False])
-    )
+    bad_value = ~value.is_finite().fill_null(value=False) & given.is_not_null()
     stamp = pl.col("timestamp_ms")
     is_search = pl.col("event_type") == SEARCH
     reasons = (
@@ -170,13 +168,13 @@ def normalise_events(
         .then(pl.lit("unknown_item"))
     )
     frame = frame.with_columns(reasons.alias(REASON))
-    frame = frame.with_columns(pl.when(pl.col(REASON).is_not_null()).then(pl.col(RAW)).alias(RAW))
     if pseudonym_key is not None:
         # Rows without a user still need one to be partitioned by: the empty text.
         ids = frame["user_id"].fill_null("")
         frame = frame.with_columns(
             pl.Series("user_id", pseudonyms(ids.to_list(), pseudonym_key), dtype=pl.String)
         )
+    frame = frame.with_columns(_raw_text(named, frame, config=config))
     # After the pseudonyms: serving hashes the stored id too, and nobody can test guesses at it.
     frame = frame.with_columns(_event_ids(frame))
     return frame.with_columns(pl.col("user_id").fill_null("")).select(
@@ -222,61 +220,28 @@ def check_counts(counts: CleaningCounts, config: CleaningConfig) -> None:
         raise DataError(f"no event of {counts.rows_in} could be kept ({reasons}): mend the log")
 
 
-def _map_columns(chunk: pl.DataFrame, *, config: CleaningConfig, file_name: str) -> pl.DataFrame:
-    mapping = {theirs: ours for theirs, ours in config.mapping.items() if theirs in chunk.columns}
-    taken = set(chunk.columns) | set(mapping.values())
-    mapping |= {
-        alias: ours
-        for alias, ours in ALIASES.items()
-        if alias in chunk.columns and ours not in taken
-    }
-    chunk = chunk.drop([ours for ours in mapping.values() if ours in chunk.columns])
-    named = chunk.rename(mapping)
-    # A chunk of nothing but unreadable rows has no columns to look for.
-    if named.height and named[REASON].null_count() == 0:
-        return named.with_columns(
-            pl.lit(None, dtype=pl.String).alias(name)
-            for name in ("user_id", "item_id", "timestamp")
-            if name not in named.columns
-        )
-    for name in ("user_id", "item_id", "timestamp"):
-        found = {name, "timestamp_ms"} if name == "timestamp" else {name}
-        if not found & set(named.columns):
-            columns = [c for c in chunk.columns if c not in (ROW, REASON, RAW)]
-            raise DataError(
-                f"{file_name}: expected a column {name!r}, found {', '.join(columns)}: "
-                f"map it with --cleaning.column {name}=THEIR_NAME"
-            )
-    return named
+def _raw_text(named: pl.DataFrame, frame: pl.DataFrame, *, config: CleaningConfig) -> pl.Series:
+    """Return each bad row as one line of text for the quarantine, null for the good ones.
 
-
-def _text_column(frame: pl.DataFrame, name: str, file_name: str) -> pl.Series:
-    """Return a column as text; empty text is null, whole floats lose their ``.0``."""
-    if name not in frame.columns:
-        return pl.Series(name, [None] * frame.height, dtype=pl.String)
-    values = frame[name]
-    if values.dtype.is_nested() or values.dtype == pl.Binary or values.dtype == pl.Object:
-        raise DataError(
-            f"{file_name}: expected text or numbers in column {name!r}, got {values.dtype}"
-        )
-    text = values.cast(pl.String)
-    if values.dtype.is_float():
-        text = text.str.replace(r"\.0$", "")
-    text = text.str.strip_chars()
-    cleaned: pl.Series = text.to_frame().select(pl.when(pl.col(name) != "").then(pl.col(name)))[
-        name
-    ]
-    return cleaned
-
-
-def _raw_text(chunk: pl.DataFrame) -> pl.Series:
-    """Return each row as one line of text, for the quarantine."""
-    shown = [name for name in chunk.columns if name not in (REASON, RAW, ROW)]
-    if not shown:
-        return chunk[RAW]
-    return chunk.select(pl.coalesce(pl.col(RAW), pl.struct(shown).struct.json_encode()).alias(RAW))[
-        RAW
-    ]
+    It is written, so it names nobody: the user stands as in ``frame``, text is scrubbed, columns
+    outside the contract are left out, and of a line that could not be read only its shape is
+    kept, because the user id may stand anywhere in it.
+    """
+    is_bad = frame[REASON].is_not_null()
+    shown = [name for name in ("timestamp", *EVENT_SCHEMA.names) if name in named.columns]
+    rows = named.with_columns(frame["user_id"]).filter(is_bad)
+    unreadable = rows[RAW].str.slice(0, _MAX_RAW_CHARACTERS)
+    if config.pseudonymize_users:
+        unreadable = unreadable.str.replace_all(r"\p{L}", "x").str.replace_all(r"\p{N}", "0")
+    texts = rows.select(
+        pl.coalesce(
+            unreadable, pl.struct(pl.col(shown).cast(pl.String, strict=False)).struct.json_encode()
+        ).str.slice(0, _MAX_RAW_CHARACTERS)
+    ).to_series()
+    if config.scrub_queries:
+        texts = scrub_texts(texts)
+    raw = pl.Series(RAW, [None] * frame.height, dtype=pl.String)
+    return raw.scatter(is_bad.arg_true(), texts)
 
 
 def _event_ids(frame: pl.DataFrame) -> pl.Series:
@@ -284,10 +249,12 @@ def _event_ids(frame: pl.DataFrame) -> pl.Series:
     given = frame["event_id"]
     if given.null_count() == 0:
         return given
-    names = [name for name in EVENT_SCHEMA.names if name not in ("event_id", "impression_id")]
-    texts = frame.select(
+    # Of the scrubbed query in any case: serving knows no other.
+    content = frame.with_columns(scrub_texts(frame["query"]))
+    texts = content.select(
         pl.concat_str(
-            [pl.col(name).cast(pl.String).fill_null("") for name in names], separator="\x1f"
+            [pl.col(name).cast(pl.String).fill_null("") for name in CONTENT_FIELDS],
+            separator="\x1f",
         ).alias("text")
     )["text"]
     hashes = [xxhash.xxh3_128_hexdigest(text.encode()) for text in texts.to_list()]

@@ -4,7 +4,7 @@ import unicodedata
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec.data import lexical
@@ -30,12 +30,14 @@ PIECES = st.sampled_from(
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise_text(text)
     assert normalise_text(once) == once
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_what_is_stored_can_be_read_and_written(text: str) -> None:
     stored = normalise_text(text)
@@ -46,6 +48,7 @@ def test_what_is_stored_can_be_read_and_written(text: str) -> None:
     assert not any(unicodedata.bidirectional(c) in {"RLO", "LRO", "RLE", "LRI"} for c in stored)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(st.characters(codec="utf-8")), TEXTS), max_size=8))
 def test_column_equals_value_by_value(texts: list[str | None]) -> None:
     texts = [None if t is None else t.encode("utf-8", "replace").decode() for t in texts]
