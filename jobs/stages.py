@@ -51,6 +51,7 @@ def run_prepare(
         },
         "skipped": prepared.is_skipped,
         **{name: counts[name] for name in ("rows_in", "kept", "duplicates", "quarantined")},
+        "duplicates_by_reason": counts["duplicates_by_reason"],
         "users": counts["users"],
         "items": dict(prepared.catalog.counts),
     }

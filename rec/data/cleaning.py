@@ -2,12 +2,13 @@
 
 Two steps, each a pure function of a frame. :func:`normalise_events` looks at one chunk of one
 file: it maps columns, parses types and gives every bad row a *reason*.
-:func:`clean_partition` looks at all rows of some users: it finds duplicates and sorts.
+:func:`rec.data.user_cleaning.clean_partition` looks at all rows of some users.
 Nothing is dropped in silence: ``rows_in = kept + duplicates + quarantined``, exactly.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 import xxhash
@@ -20,7 +21,7 @@ from rec.data.privacy import pseudonyms
 from rec.data.scrubbing import scrub_texts
 from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
-from rec.errors import ConfigError, DataError
+from rec.errors import ConfigError
 
 ORDER = "input_order"
 """File number and row number in one int64: ties in time keep the input's order."""
@@ -28,6 +29,10 @@ FUTURE_TOLERANCE_MS = 24 * 3600 * 1000
 """A day: clocks and time zones differ by less."""
 _MAX_ROWS_OF_A_FILE = 1 << 40
 _MAX_RAW_CHARACTERS = 1000
+_AT_LEAST_ONE = (
+    "near_duplicate_ms", "max_events_per_day", "min_user_events", "min_item_events",
+    "session_gap_s",
+)  # fmt: skip
 _TEXT_COLUMNS = (
     "user_id", "item_id", "event_type", "query", "session_id", "event_id", "impression_id",
 )  # fmt: skip
@@ -55,12 +60,35 @@ class CleaningConfig:
     scrub_queries: bool = True
     """Replace e-mail addresses, phone, identity and card numbers and IP addresses in queries by
     placeholders such as ``<email>``. Serving always does."""
+    near_duplicate_ms: int | None = None
+    """An event is a duplicate this many milliseconds or less after one of the same user, item,
+    query and type (a double click). ``None`` keeps all: two may well be bought in one second."""
+    collapse_repeats: bool = False
+    """Keep only the first of a user's events that follow each other with the same item, query and
+    type. Raises novelty, loses how often something was looked at."""
+    max_events_per_day: int | None = 10_000
+    """Events of one user on one UTC day above which that day is a bot's: one every nine seconds
+    without sleep. Lowering it finds slower bots, and shop assistants. ``None`` looks for none."""
+    bots: Literal["quarantine", "report"] = "quarantine"
+    """What becomes of a bot's day: its rows are quarantined (``bot_rate``), or only counted."""
+    min_user_events: int | None = None
+    """Events a user needs; the others' are quarantined (``rare_user``)."""
+    min_item_events: int | None = None
+    """Events an item needs; the others' are quarantined (``rare_item``), the item stays."""
+    session_gap_s: float | None = 1800.0
+    """Seconds without an event after which a session ends, for events that came without a
+    ``session_id``; half an hour, as in web analytics. ``None`` derives none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_ratio <= 1:
             raise ConfigError(
                 f"--cleaning.max-bad-ratio must be in [0, 1], got {self.max_bad_ratio}"
             )
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--cleaning.{flag} must be None or at least 1, got {value}")
         for pair in self.column:
             if pair.count("=") != 1 or not all(pair.split("=")):
                 raise ConfigError(
@@ -68,35 +96,14 @@ class CleaningConfig:
                 )
 
     @property
+    def is_trimmed(self) -> bool:
+        """Return whether users or items need a minimum of events."""
+        return self.min_user_events is not None or self.min_item_events is not None
+
+    @property
     def mapping(self) -> Mapping[str, str]:
         """Return ``theirs -> ours``."""
         return {theirs: ours for ours, theirs in (pair.split("=") for pair in self.column)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cleaned:
-    """Hold what cleaning made of some users' rows."""
-
-    kept: pl.DataFrame
-    """Events in the contract's columns, sorted by user, time and input order."""
-    num_duplicates: int
-    quarantined: pl.DataFrame
-    """``reason``, ``input_order`` and ``raw`` of every bad row."""
-
-
-@dataclass(slots=True)
-class CleaningCounts:
-    """Add up what became of the rows."""
-
-    rows_in: int = 0
-    kept: int = 0
-    duplicates: int = 0
-    quarantined: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def num_quarantined(self) -> int:
-        """Return the quarantined rows of all reasons."""
-        return sum(self.quarantined.values())
 
 
 def normalise_events(
@@ -180,44 +187,6 @@ def normalise_events(
     return frame.with_columns(pl.col("user_id").fill_null("")).select(
         pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items()
     )
-
-
-def clean_partition(rows: pl.DataFrame) -> Cleaned:
-    """Return the clean events of some users; all rows of one user must be there.
-
-    Of events with the same ``event_id`` the first in input order stays. Events are sorted by
-    user, then time; ties in time keep the input's order.
-    """
-    bad = rows.filter(pl.col(REASON).is_not_null())
-    good = rows.filter(pl.col(REASON).is_null()).sort(ORDER)
-    unique = good.unique(["user_id", "event_id"], keep="first", maintain_order=True)
-    kept = unique.sort("user_id", "timestamp_ms", ORDER).select(EVENT_SCHEMA.names)
-    return Cleaned(
-        kept=kept,
-        num_duplicates=good.height - unique.height,
-        quarantined=bad.select(REASON, ORDER, RAW).sort(ORDER),
-    )
-
-
-def check_counts(counts: CleaningCounts, config: CleaningConfig) -> None:
-    """Refuse a log that is empty or too bad.
-
-    Raises:
-        DataError: no event was kept, or the quarantined share is above ``max_bad_ratio``.
-    """
-    reasons = ", ".join(
-        f"{number} {reason}" for reason, number in sorted(counts.quarantined.items())
-    )
-    if counts.rows_in == 0:
-        raise DataError("expected at least one event, the log is empty: check --events")
-    ratio = counts.num_quarantined / counts.rows_in
-    if ratio > config.max_bad_ratio:
-        raise DataError(
-            f"{counts.num_quarantined} of {counts.rows_in} events are bad ({reasons}), more than "
-            f"--cleaning.max-bad-ratio {config.max_bad_ratio} allows: mend the log or raise it"
-        )
-    if counts.kept == 0:
-        raise DataError(f"no event of {counts.rows_in} could be kept ({reasons}): mend the log")
 
 
 def _raw_text(named: pl.DataFrame, frame: pl.DataFrame, *, config: CleaningConfig) -> pl.Series:

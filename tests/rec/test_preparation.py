@@ -192,3 +192,22 @@ def test_titles_and_queries_are_stored_normalised(tmp_path: Path) -> None:
     log = pl.read_parquet(prepared.events.path / "part-*.parquet")
     assert log["query"].to_list() == [None, 'red "dress"']
     assert prepared.events.counts["quarantined"] == {"search_without_query": 1}
+
+
+def test_only_the_workspaces_own_batches_count_as_feedback(tmp_path: Path) -> None:
+    """A user's folder of that name holds plain ids: they are hashed; our batches' are not again."""
+    rows = "user_id,item_id,timestamp\nanna,i1,1600000000\n"
+    theirs, ours = (
+        folder / "feedback" / "batches" for folder in (tmp_path, tmp_path / "workspace")
+    )
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+    events = write(theirs, "events.csv", rows)
+    stored = pl.DataFrame({"user_id": ["0f" * 16], "item_id": ["i2"], "timestamp": [1_600_000_000]})
+    stored.write_parquet(ours / "batch-000000000001-000000000001.parquet")
+    prepared = run(tmp_path, events, CleaningConfig())
+    log = pl.read_parquet(prepared.events.path / "part-*.parquet")
+    users = dict(log.select("item_id", "user_id").iter_rows())
+    assert users["i2"] == "0f" * 16
+    assert len(users["i1"]) == 32
+    assert users["i1"] != "anna"

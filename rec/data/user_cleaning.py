@@ -1,0 +1,128 @@
+"""Cleaning that needs all rows of a user: duplicates, bots, minimum counts, sessions.
+
+Each step is switched by :class:`rec.data.cleaning.CleaningConfig` and takes the events that the
+step before left: same id, bots, near in time, repeats, rare items and users, sessions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from rec.data.cleaning import ORDER, CleaningConfig
+from rec.data.events import EVENT_SCHEMA
+from rec.data.files import RAW, REASON
+
+SAME_ID, NEAR_IN_TIME, REPEAT = "same_event_id", "near_in_time", "consecutive_repeat"
+"""Why an event is a duplicate."""
+BOT_RATE, RARE_ITEM, RARE_USER = "bot_rate", "rare_item", "rare_user"
+"""Why a good row is quarantined."""
+DAY_MS = 24 * 3600 * 1000
+_CONTENT = ("user_id", "item_id", "query", "event_type")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaned:
+    """Hold what cleaning made of some users' rows."""
+
+    kept: pl.DataFrame
+    """Events in the contract's columns, sorted by user, time and input order; with
+    ``input_order`` while they are still to be trimmed."""
+    quarantined: pl.DataFrame
+    """``reason``, ``input_order`` and ``raw`` of every row that is neither kept nor a duplicate."""
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    """Rows by the reason why they say nothing new."""
+    bot_days: int = 0
+    """Days of one user with more events than ``max_events_per_day``, quarantined or not."""
+
+
+def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
+    """Return the clean events of some users; all rows of one user must be there.
+
+    Of events with the same ``event_id`` the first in input order stays. Events are sorted by
+    user, then time; ties in time keep the input's order.
+    """
+    bad = rows.filter(pl.col(REASON).is_not_null()).select(REASON, ORDER, RAW)
+    good = rows.filter(pl.col(REASON).is_null()).sort(ORDER)
+    unique = good.unique(["user_id", "event_id"], keep="first", maintain_order=True)
+    duplicates = {SAME_ID: good.height - unique.height}
+    kept = unique.sort("user_id", "timestamp_ms", ORDER)
+    bots, bot_days = _bots(kept, config)
+    if config.bots == "quarantine":
+        bad = pl.concat([bad, _quarantine(kept.filter(bots), BOT_RATE)])
+        kept = kept.filter(~bots)
+    if config.near_duplicate_ms is not None:
+        before = kept.height
+        gap = pl.col("timestamp_ms") - pl.col("timestamp_ms").shift(1).over(_CONTENT)
+        kept = kept.filter((gap > config.near_duplicate_ms).fill_null(value=True))
+        duplicates[NEAR_IN_TIME] = before - kept.height
+    if config.collapse_repeats:
+        before = kept.height
+        kept = kept.filter(
+            ~pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in _CONTENT)
+        )
+        duplicates[REPEAT] = before - kept.height
+    if not config.is_trimmed:
+        kept = derive_sessions(kept, config=config).drop(ORDER)
+    return Cleaned(
+        kept=kept.drop(REASON, RAW),
+        quarantined=bad.sort(ORDER),
+        duplicates={reason: number for reason, number in duplicates.items() if number},
+        bot_days=bot_days,
+    )
+
+
+def trim_partition(
+    events: pl.DataFrame, *, rare_items: pl.Series, config: CleaningConfig
+) -> Cleaned:
+    """Return the events of some users without rare items, then without users of few events.
+
+    Each count is taken once: leaving a user out can make an item rare again (no k-core). Searches
+    count as events of their user.
+
+    Args:
+        events: clean events, as :func:`clean_partition` gives them.
+        rare_items: ids of the items with fewer than ``min_item_events`` events in the whole log.
+        config: how many events a user needs.
+    """
+    is_rare = pl.col("item_id").is_in(rare_items.implode()).fill_null(value=False)
+    bad = _quarantine(events.filter(is_rare), RARE_ITEM)
+    kept = events.filter(~is_rare)
+    if config.min_user_events is not None:
+        is_short = pl.len().over("user_id") < config.min_user_events
+        bad = pl.concat([bad, _quarantine(kept.filter(is_short), RARE_USER)])
+        kept = kept.filter(~is_short)
+    kept = derive_sessions(kept, config=config)
+    return Cleaned(kept=kept.drop(ORDER), quarantined=bad.sort(ORDER))
+
+
+def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataFrame:
+    """Give events without a ``session_id`` one: the user and the time at which the session began.
+
+    Args:
+        events: sorted by user, then time.
+        config: a gap of more than ``session_gap_s`` begins a session; ``None`` derives none.
+    """
+    if config.session_gap_s is None:
+        return events
+    stamp = pl.col("timestamp_ms")
+    gap = stamp - stamp.shift(1).over("user_id")
+    begins = (gap > config.session_gap_s * 1000).fill_null(value=True)
+    began = pl.when(begins).then(stamp).forward_fill()
+    return events.with_columns(pl.col("session_id").fill_null(pl.format("{}-{}", "user_id", began)))
+
+
+def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
+    """Return which events are of a day with too many, and how many such days there are."""
+    if config.max_events_per_day is None:
+        return pl.Series([False], dtype=pl.Boolean).new_from_index(0, kept.height), 0
+    day = pl.col("timestamp_ms") // DAY_MS
+    is_bot = kept.select((pl.len().over("user_id", day) > config.max_events_per_day).alias("bot"))
+    days = kept.filter(is_bot["bot"]).select(pl.struct("user_id", day).n_unique()).item()
+    return is_bot["bot"], days
+
+
+def _quarantine(events: pl.DataFrame, reason: str) -> pl.DataFrame:
+    """Return good rows as the quarantine holds them: as they would have been stored."""
+    shown = pl.struct(pl.col(EVENT_SCHEMA.names).cast(pl.String)).struct.json_encode()
+    return events.select(pl.lit(reason).alias(REASON), ORDER, shown.alias(RAW))
