@@ -18,7 +18,10 @@ from rec.data.files import RAW, REASON, ROW, list_files, read_chunks
 from rec.data.items import CATALOG_FILE, clean_items
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.errors import DataError
+from rec.stages.data_card import describe_items
 
+CATALOG_VERSION = 2
+"""Raising it makes catalogs anew that older code made of the same files."""
 USERS_FILE = "users.parquet"
 """User attributes, beside the items: kept for cold start, under pseudonyms."""
 
@@ -39,6 +42,7 @@ def prepare_catalog(
     files = list_files(items)
     user_files = list_files(users) if users else []
     settings = {
+        "version": CATALOG_VERSION,
         "files": file_digests(files),
         "users": file_digests(user_files),
         "pseudonymize_users": config.pseudonymize_users,
@@ -54,6 +58,7 @@ def prepare_catalog(
         if attributes is not None:
             attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
             draft.details["users"] = attributes.height
+        draft.details |= describe_items(catalog.items)
         catalog.items.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
         if catalog.quarantined.height:
             catalog.quarantined.write_parquet(draft.path / "quarantine.parquet")

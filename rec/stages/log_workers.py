@@ -4,6 +4,7 @@ Each is a value that a :class:`rec.spread.Spread` can send to another process; w
 and what it makes are files, what it returns is small.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import xxhash
 
 from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.counts import CleaningCounts
-from rec.data.files import REASON, read_chunks
+from rec.data.files import RAW, REASON, read_chunks
 from rec.data.items import load_items
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
 from rec.data.privacy import load_or_create_key
 from rec.data.sequences import build_sequences, distinct_queries, save_part
 from rec.data.user_cleaning import Cleaned, clean_partition, trim_partition
+from rec.stages.data_card import SAMPLES
 
 QUARANTINE = "quarantine"
 """Folder of an events artifact with the rows that were not good enough, and why."""
@@ -71,6 +73,8 @@ class PartitionSummary:
     queries: tuple[str, ...] = ()
     """Distinct queries of searches, sorted."""
     bot_days: int = 0
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The first quarantined rows of each reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,4 +178,10 @@ def _write_part(
         statistics=log_statistics(cleaned.kept),
         queries=tuple(distinct_queries(cleaned.kept)),
         bot_days=cleaned.bot_days,
+        samples=_samples(cleaned.quarantined),
     )
+
+
+def _samples(quarantined: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    first = quarantined.drop_nulls(RAW).group_by(REASON).agg(pl.col(RAW).head(SAMPLES))
+    return {reason: tuple(rows) for reason, rows in first.iter_rows()}

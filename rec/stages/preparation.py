@@ -6,45 +6,24 @@ with minimum counts a fourth, *trim*, once every item is counted. A user's rows 
 partition, nothing is sorted globally, and memory is bounded by the largest partition.
 """
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import polars as pl
-
-from rec.artifacts import (
-    Artifact,
-    Draft,
-    config_hash,
-    find_artifact,
-    point_latest,
-    write_artifact,
-)
+from rec.artifacts import Artifact, config_hash, find_artifact, point_latest, write_artifact
 from rec.data.cleaning import CleaningConfig
-from rec.data.counts import CleaningCounts, add_numbers, check_counts
 from rec.data.files import list_files
-from rec.data.log_statistics import LogStatistics, add_item_counts, add_statistics
 from rec.data.privacy import load_or_create_key
 from rec.data.sequences import save_vocabulary
-from rec.errors import DataError
-from rec.spread import Spread, in_process
+from rec.spread import Spread, in_process, ready_worker
 from rec.stages.catalog import file_digests, prepare_catalog
-from rec.stages.log_workers import (
-    CleanPartition,
-    PartitionSummary,
-    SequencePartition,
-    SpillFile,
-    TrimPartition,
-)
+from rec.stages.log_cleaning import Sources, clean_log
+from rec.stages.log_workers import SequencePartition
 
 KEY_FILE = "pseudonym.key"
 FEEDBACK_BATCHES = Path("feedback") / "batches"
 """Where ``jobs.ingest`` leaves what serving has logged: part of every log."""
-MAX_EVENT_TYPES = 1000
-"""More are a wrong column: a type is a kind of act, and stands in every sequence as an int16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,19 +34,6 @@ class Prepared:
     events: Artifact
     sequences: Artifact
     is_skipped: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sources:
-    """Name what a log is made of."""
-
-    files: Sequence[str]
-    """Absolute paths, in the order in which ties are kept."""
-    feedback: frozenset[str]
-    """Those of them that serving wrote."""
-    key_path: Path | None
-    """The key of the pseudonyms; ``None`` stores ids as they are."""
-    now_ms: int
 
 
 def prepare(
@@ -124,7 +90,7 @@ def prepare(
         if sources.key_path is not None:
             load_or_create_key(sources.key_path)
         with write_artifact(workspace, "events", config=settings, parents=parents) as draft:
-            _clean(
+            clean_log(
                 draft,
                 sources,
                 catalog=catalog,
@@ -132,6 +98,7 @@ def prepare(
                 num_partitions=num_partitions,
                 spread=spread,
             )
+            draft.details["ingested_through"] = _ingested_through(sources.feedback)
         log = find_artifact(workspace, "events", name)
     assert log is not None
     point_latest(workspace, "events", log.name)
@@ -144,94 +111,6 @@ def prepare(
         sequences=sequences,
         is_skipped=catalog_is_old and events_is_old and sequences_is_old,
     )
-
-
-def _clean(
-    draft: Draft,
-    sources: Sources,
-    *,
-    catalog: Artifact,
-    config: CleaningConfig,
-    num_partitions: int,
-    spread: Spread,
-) -> None:
-    """Fill an events artifact: its parts, quarantine, counts and details."""
-    scratch = draft.path / "scratch"
-    spill, item_folder = scratch / "spill", scratch / "items"
-    for folder in (spill, item_folder):
-        folder.mkdir(parents=True)
-    spiller = SpillFile(
-        config=config,
-        catalog=catalog.path,
-        folder=spill,
-        num_partitions=num_partitions,
-        now_ms=sources.now_ms,
-        key_path=sources.key_path,
-        feedback=sources.feedback,
-    )
-    rows = list(spread(_make(spiller), list(enumerate(sources.files)), label="reading the log"))
-    cleaner = CleanPartition(config=config, spill=spill, folder=draft.path, item_counts=item_folder)
-    summaries = list(spread(_make(cleaner), range(num_partitions), label="cleaning"))
-    shutil.rmtree(spill)
-    counts = _add_counts(summaries)
-    assert counts.rows_in == sum(rows), "a row was lost or counted twice"
-    if config.is_trimmed:
-        summaries = _trim(draft.path, summaries, scratch=scratch, config=config, spread=spread)
-        counts = _add_counts(summaries)
-        assert counts.rows_in == sum(rows), "a row was lost or counted twice while trimming"
-    check_counts(counts, config)
-    statistics = add_statistics(summary.statistics for summary in summaries)
-    _check_event_types(statistics)
-    shutil.rmtree(scratch)
-    draft.counts |= {
-        "rows_in": counts.rows_in,
-        "kept": counts.kept,
-        "duplicates": counts.num_duplicates,
-        "duplicates_by_reason": counts.duplicates,
-        "quarantined": counts.quarantined,
-        "users": statistics.users,
-        "sessions": statistics.sessions,
-        "event_types": statistics.event_types,
-    }
-    draft.details |= {
-        "queries": sorted({query for summary in summaries for query in summary.queries}),
-        "first_ms": statistics.first_ms,
-        "last_ms": statistics.last_ms,
-        "bot_days": sum(summary.bot_days for summary in summaries),
-        "ingested_through": _ingested_through(sources.feedback),
-        "pseudonymized": config.pseudonymize_users,
-    }
-
-
-def _trim(
-    folder: Path,
-    cleaned: Sequence[PartitionSummary],
-    *,
-    scratch: Path,
-    config: CleaningConfig,
-    spread: Spread,
-) -> list[PartitionSummary]:
-    """Take rare items and users out of every part; return the summaries of what is left."""
-    counts = add_item_counts(map(pl.read_parquet, sorted((scratch / "items").iterdir())))
-    is_rare = pl.col("events") < (config.min_item_events or 0)
-    rare_items = scratch / "rare.parquet"
-    counts.filter(is_rare).select("item_id").write_parquet(rare_items)
-    trimmer = TrimPartition(
-        config=config, folder=folder, item_counts=scratch / "items", rare_items=rare_items
-    )
-    trimmed = spread(_make(trimmer), range(len(cleaned)), label="trimming")
-    return [
-        replace(
-            after,
-            counts=CleaningCounts(
-                kept=after.counts.kept,
-                duplicates=before.counts.duplicates,
-                quarantined=add_numbers([before.counts.quarantined, after.counts.quarantined]),
-            ),
-            bot_days=before.bot_days,
-        )
-        for before, after in zip(cleaned, trimmed, strict=True)
-    ]
 
 
 def _sequence(
@@ -253,7 +132,7 @@ def _sequence(
             queries=queries,
             event_type_names=event_type_names,
         )
-        users = list(spread(_make(worker), range(num_partitions), label="sequences"))
+        users = list(spread(ready_worker(worker), range(num_partitions), label="sequences"))
         save_vocabulary(
             draft.path,
             num_items=catalog.counts["kept"],
@@ -266,28 +145,6 @@ def _sequence(
     return made, False
 
 
-def _add_counts(summaries: Sequence[PartitionSummary]) -> CleaningCounts:
-    return CleaningCounts(
-        kept=sum(summary.counts.kept for summary in summaries),
-        duplicates=add_numbers(summary.counts.duplicates for summary in summaries),
-        quarantined=add_numbers(summary.counts.quarantined for summary in summaries),
-    )
-
-
-def _check_event_types(statistics: LogStatistics) -> None:
-    if len(statistics.event_types) > MAX_EVENT_TYPES:
-        raise DataError(
-            f"expected at most {MAX_EVENT_TYPES} different values in event_type, found "
-            f"{len(statistics.event_types)}: map the column that names the kind of act with "
-            "--cleaning.column event_type=THEIR_NAME"
-        )
-
-
 def _ingested_through(batches: frozenset[str]) -> int:
     """Return the last event-log number in the feedback batches (``batch-FIRST-LAST.parquet``)."""
     return max((int(Path(batch).stem.rsplit("-", 1)[1]) for batch in batches), default=0)
-
-
-def _make(worker: Callable[[Any], Any]) -> Callable[[], Callable[[Any], Any]]:
-    """Return a factory of a worker that needs no set-up of its own."""
-    return lambda: worker
