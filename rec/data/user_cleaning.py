@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from rec.data.cleaning import ORDER, CleaningConfig
+from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig
 from rec.data.events import EVENT_SCHEMA
 from rec.data.files import RAW, REASON
 
@@ -18,6 +18,7 @@ SAME_ID, NEAR_IN_TIME, REPEAT = "same_event_id", "near_in_time", "consecutive_re
 BOT_RATE, RARE_ITEM, RARE_USER = "bot_rate", "rare_item", "rare_user"
 """Why a good row is quarantined."""
 DAY_MS = 24 * 3600 * 1000
+_COLUMNS = tuple(EVENT_SCHEMA.names)
 _CONTENT = ("user_id", "item_id", "query", "event_type")
 
 
@@ -29,7 +30,9 @@ class Cleaned:
     """Events in the contract's columns, sorted by user, time and input order; with
     ``input_order`` while they are still to be trimmed."""
     quarantined: pl.DataFrame
-    """``reason``, ``input_order`` and ``raw`` of every row that is neither kept nor a duplicate."""
+    """``reason`` and ``input_order`` of every row that is neither kept nor a duplicate; what could
+    not be read stands in ``raw``, what could be read and is not wanted in the contract's columns.
+    """
     duplicates: Mapping[str, int] = field(default_factory=dict)
     """Rows by the reason why they say nothing new."""
     bot_days: int = 0
@@ -42,15 +45,20 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
     Of events with the same ``event_id`` the first in input order stays. Events are sorted by
     user, then time; ties in time keep the input's order.
     """
-    bad = rows.filter(pl.col(REASON).is_not_null()).select(REASON, ORDER, RAW)
-    good = rows.filter(pl.col(REASON).is_null()).sort(ORDER)
-    unique = good.unique(["user_id", "event_id"], keep="first", maintain_order=True)
-    duplicates = {SAME_ID: good.height - unique.height}
-    kept = unique.sort("user_id", "timestamp_ms", ORDER)
+    is_bad = rows[REASON].is_not_null()
+    bad = _unreadable(rows.filter(is_bad))
+    # One user may be a tenth of the log: each step lets go of what it was made from.
+    good = (rows.filter(~is_bad) if bad.height else rows).drop(REASON, RAW)
+    del rows
+    is_first = pl.col(ORDER) == pl.col(ORDER).min().over("user_id", "event_id")
+    kept = good.filter(is_first)
+    duplicates = {SAME_ID: good.height - kept.height}
+    del good
+    kept = kept.sort("user_id", "timestamp_ms", ORDER)
     bots, bot_days = _bots(kept, config)
     if config.bots == "quarantine":
         bad = pl.concat([bad, _quarantine(kept.filter(bots), BOT_RATE)])
-        kept = kept.filter(~bots)
+        kept = kept.filter(~bots) if bot_days else kept
     if config.near_duplicate_ms is not None:
         before = kept.height
         gap = pl.col("timestamp_ms") - pl.col("timestamp_ms").shift(1).over(_CONTENT)
@@ -65,7 +73,7 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
     if not config.is_trimmed:
         kept = derive_sessions(kept, config=config).drop(ORDER)
     return Cleaned(
-        kept=kept.drop(REASON, RAW),
+        kept=kept,
         quarantined=bad.sort(ORDER),
         duplicates={reason: number for reason, number in duplicates.items() if number},
         bot_days=bot_days,
@@ -107,9 +115,12 @@ def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataF
         return events
     stamp = pl.col("timestamp_ms")
     gap = stamp - stamp.shift(1).over("user_id")
-    begins = (gap > config.session_gap_s * 1000).fill_null(value=True)
-    began = pl.when(begins).then(stamp).forward_fill()
-    return events.with_columns(pl.col("session_id").fill_null(pl.format("{}-{}", "user_id", began)))
+    begins = events.select((gap > config.session_gap_s * 1000).fill_null(value=True))
+    is_first = begins.to_series()
+    names = events.filter(is_first).select(pl.format("{}-{}", "user_id", stamp)).to_series()
+    # Each name is made once and pointed to, so a session costs its events no text of their own.
+    derived = names.gather(is_first.cast(pl.UInt32).cum_sum() - 1)
+    return events.with_columns(events["session_id"].fill_null(derived).alias("session_id"))
 
 
 def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
@@ -122,7 +133,14 @@ def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
     return is_bot["bot"], days
 
 
+def _unreadable(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return bad rows as the quarantine holds them."""
+    return rows.select(
+        REASON, ORDER, RAW, *(pl.lit(None, RAW_SCHEMA[name]).alias(name) for name in _COLUMNS)
+    )
+
+
 def _quarantine(events: pl.DataFrame, reason: str) -> pl.DataFrame:
     """Return good rows as the quarantine holds them: as they would have been stored."""
-    shown = pl.struct(pl.col(EVENT_SCHEMA.names).cast(pl.String)).struct.json_encode()
-    return events.select(pl.lit(reason).alias(REASON), ORDER, shown.alias(RAW))
+    raw = pl.lit(None, pl.String).alias(RAW)
+    return events.select(pl.lit(reason).alias(REASON), ORDER, raw, *_COLUMNS)

@@ -13,6 +13,7 @@ import xxhash
 
 from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.counts import CleaningCounts
+from rec.data.events import EVENT_SCHEMA
 from rec.data.files import RAW, REASON, read_chunks
 from rec.data.items import load_items
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
@@ -91,8 +92,9 @@ class CleanPartition:
         pieces = sorted(self.spill.glob(f"partition-{partition:05d}-*.parquet"))
         if not pieces:
             return PartitionSummary()
-        rows = pl.concat([pl.read_parquet(piece) for piece in pieces])
-        cleaned = clean_partition(rows, config=self.config)
+        cleaned = clean_partition(
+            pl.concat([pl.read_parquet(piece) for piece in pieces]), config=self.config
+        )
         return _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
 
 
@@ -183,5 +185,9 @@ def _write_part(
 
 
 def _samples(quarantined: pl.DataFrame) -> dict[str, tuple[str, ...]]:
-    first = quarantined.drop_nulls(RAW).group_by(REASON).agg(pl.col(RAW).head(SAMPLES))
-    return {reason: tuple(rows) for reason, rows in first.iter_rows()}
+    """Return the first rows of each reason as text: as they came, or as JSON."""
+    first = quarantined.group_by(REASON, maintain_order=True).head(SAMPLES)
+    shown = pl.struct(EVENT_SCHEMA.names).struct.json_encode()
+    texts = first.select(REASON, pl.coalesce(RAW, shown).alias(RAW))
+    found = texts.group_by(REASON).agg(RAW).iter_rows()
+    return {reason: tuple(rows) for reason, rows in found}
