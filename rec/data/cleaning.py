@@ -14,10 +14,11 @@ import polars as pl
 import xxhash
 
 from rec.data.columns import map_columns, read_column, text_column
+from rec.data.csv_rows import split_swallowed_lines
 from rec.data.event_ids import CONTENT_FIELDS
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
-from rec.data.files import RAW, REASON, ROW
 from rec.data.privacy import pseudonyms
+from rec.data.rows import MAX_RAW_CHARACTERS, NESTED, RAW, REASON, ROW
 from rec.data.scrubbing import scrub_texts
 from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
@@ -28,11 +29,13 @@ ORDER = "input_order"
 FUTURE_TOLERANCE_MS = 24 * 3600 * 1000
 """A day: clocks and time zones differ by less."""
 _MAX_ROWS_OF_A_FILE = 1 << 40
-_MAX_RAW_CHARACTERS = 1000
+MAX_ID_CHARACTERS, MAX_TYPE_CHARACTERS, MAX_QUERY_CHARACTERS = 256, 64, 512
+"""What the endpoint takes too; longer texts are no ids, kinds of acts or searches."""
 _AT_LEAST_ONE = (
     "near_duplicate_ms", "max_events_per_day", "min_user_events", "min_item_events",
     "session_gap_s",
 )  # fmt: skip
+_ID_COLUMNS = ("user_id", "item_id", "session_id", "event_id", "impression_id")
 _TEXT_COLUMNS = (
     "user_id", "item_id", "event_type", "query", "session_id", "event_id", "impression_id",
 )  # fmt: skip
@@ -131,6 +134,8 @@ def normalise_events(
         DataError: a column of the contract is missing or of a type that cannot be read.
     """
     named = map_columns(chunk, mapping=config.mapping, file_name=file_name)
+    if file_name.endswith((".csv", ".csv.gz")):
+        named = split_swallowed_lines(named, (*_TEXT_COLUMNS, "timestamp", "timestamp_ms", "value"))
     columns = {name: text_column(named, name, file_name) for name in _TEXT_COLUMNS}
     queries = normalise_texts(columns["query"])
     if config.scrub_queries:
@@ -146,6 +151,7 @@ def normalise_events(
         pl.col("event_type").fill_null(DEFAULT_EVENT_TYPE),
         (named[ROW] + file_number * _MAX_ROWS_OF_A_FILE).alias(ORDER),
         named[REASON].alias(REASON),
+        _is_nested(named).alias("is_nested"),
     )
     bad_value = ~value.is_finite().fill_null(value=False) & given.is_not_null()
     stamp = pl.col("timestamp_ms")
@@ -153,6 +159,14 @@ def normalise_events(
     reasons = (
         pl.when(pl.col(REASON).is_not_null())
         .then(pl.col(REASON))
+        .when(pl.col("is_nested"))
+        .then(pl.lit("wrong_type"))
+        .when(pl.any_horizontal(pl.col(_ID_COLUMNS).str.len_chars() > MAX_ID_CHARACTERS))
+        .then(pl.lit("id_too_long"))
+        .when(pl.col("event_type").str.len_chars() > MAX_TYPE_CHARACTERS)
+        .then(pl.lit("event_type_too_long"))
+        .when(pl.col("query").str.len_chars() > MAX_QUERY_CHARACTERS)
+        .then(pl.lit("query_too_long"))
         .when(pl.col("user_id").is_null())
         .then(pl.lit("missing_user_id"))
         .when(is_search & pl.col("item_id").is_null() & pl.col("query").is_null())
@@ -199,18 +213,28 @@ def _raw_text(named: pl.DataFrame, frame: pl.DataFrame, *, config: CleaningConfi
     is_bad = frame[REASON].is_not_null()
     shown = [name for name in ("timestamp", *EVENT_SCHEMA.names) if name in named.columns]
     rows = named.with_columns(frame["user_id"]).filter(is_bad)
-    unreadable = rows[RAW].str.slice(0, _MAX_RAW_CHARACTERS)
+    unreadable = rows[RAW].str.slice(0, MAX_RAW_CHARACTERS)
     if config.pseudonymize_users:
         unreadable = unreadable.str.replace_all(r"\p{L}", "x").str.replace_all(r"\p{N}", "0")
+    lists = [name for name in shown if rows[name].dtype.is_nested()]
+    rows = rows.with_columns(pl.col(lists).list.join(", "))
+    shown_as_json = pl.struct(pl.col(shown).cast(pl.String, strict=False)).struct.json_encode()
     texts = rows.select(
-        pl.coalesce(
-            unreadable, pl.struct(pl.col(shown).cast(pl.String, strict=False)).struct.json_encode()
-        ).str.slice(0, _MAX_RAW_CHARACTERS)
+        pl.coalesce(unreadable, shown_as_json).str.slice(0, MAX_RAW_CHARACTERS)
     ).to_series()
     if config.scrub_queries:
         texts = scrub_texts(texts)
     raw = pl.Series(RAW, [None] * frame.height, dtype=pl.String)
     return raw.scatter(is_bad.arg_true(), texts)
+
+
+def _is_nested(named: pl.DataFrame) -> pl.Series:
+    """Return which rows have a list or an object where the contract has a plain value."""
+    if NESTED not in named.columns:
+        return pl.Series([False]).new_from_index(0, named.height)
+    wanted = pl.lit([*EVENT_SCHEMA.names, "timestamp"])
+    marked = pl.col(NESTED).fill_null([]).list.set_intersection(wanted).list.len() > 0
+    return named.select(marked).to_series()
 
 
 def _event_ids(frame: pl.DataFrame) -> pl.Series:

@@ -11,7 +11,7 @@ import polars as pl
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig
 from rec.data.events import EVENT_SCHEMA
-from rec.data.files import RAW, REASON
+from rec.data.rows import RAW, REASON
 
 SAME_ID, NEAR_IN_TIME, REPEAT = "same_event_id", "near_in_time", "consecutive_repeat"
 """Why an event is a duplicate."""

@@ -14,9 +14,11 @@ from rec.artifacts import (
     write_artifact,
 )
 from rec.data.cleaning import CleaningConfig
-from rec.data.files import RAW, REASON, ROW, list_files, read_chunks
+from rec.data.columns import concat_rows, list_names, text_column
+from rec.data.files import list_files, read_chunks
 from rec.data.items import CATALOG_FILE, clean_items
 from rec.data.privacy import load_or_create_key, pseudonyms
+from rec.data.rows import MARKS, RAW, REASON
 from rec.errors import DataError
 from rec.stages.data_card import describe_items
 
@@ -61,7 +63,8 @@ def prepare_catalog(
         draft.details |= describe_items(catalog.items)
         catalog.items.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
         if catalog.quarantined.height:
-            catalog.quarantined.write_parquet(draft.path / "quarantine.parquet")
+            named = catalog.quarantined.rename({REASON: "reason", RAW: "raw"})
+            named.write_parquet(draft.path / "quarantine.parquet")
         draft.counts |= {
             "rows_in": catalog.num_rows_in,
             "kept": catalog.items.height,
@@ -87,12 +90,13 @@ def _read_users(
     for path in files:
         for chunk in read_chunks(path):
             if "user_id" not in chunk.columns:
-                found = ", ".join(chunk.columns)
+                found = list_names(chunk)
                 raise DataError(f"{path}: expected a column 'user_id', found {found}")
-            frames.append(chunk.drop(REASON, RAW, ROW).drop_nulls("user_id"))
-    users = pl.concat(frames, how="diagonal_relaxed").with_columns(
-        pl.col("user_id").cast(pl.String)
-    )
+            named = chunk.with_columns(text_column(chunk, "user_id", path))
+            frames.append(named.drop(*MARKS, strict=False).drop_nulls("user_id"))
+    if not frames:
+        raise DataError("expected at least one user, the files are empty: check --users")
+    users = concat_rows(frames, "users")
     if config.pseudonymize_users:
         names = pseudonyms(users["user_id"].to_list(), load_or_create_key(key_path))
         users = users.with_columns(pl.Series("user_id", names, dtype=pl.String))

@@ -14,16 +14,18 @@ import xxhash
 from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.counts import CleaningCounts
 from rec.data.events import EVENT_SCHEMA
-from rec.data.files import RAW, REASON, read_chunks
+from rec.data.files import read_chunks
 from rec.data.items import load_items
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
 from rec.data.privacy import load_or_create_key
+from rec.data.rows import RAW, REASON
 from rec.data.sequences import build_sequences, distinct_queries, save_part
 from rec.data.user_cleaning import Cleaned, clean_partition, trim_partition
 from rec.stages.data_card import SAMPLES
 
 QUARANTINE = "quarantine"
 """Folder of an events artifact with the rows that were not good enough, and why."""
+QUARANTINE_NAMES = {REASON: "reason", RAW: "raw"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,10 +169,11 @@ def _write_part(
     cleaned.kept.write_parquet(folder / name, compression="zstd")
     item_counts(cleaned.kept).write_parquet(item_folder / name)
     if cleaned.quarantined.height:
+        rows = cleaned.quarantined.rename(QUARANTINE_NAMES)
         path = folder / QUARANTINE / name
         path.parent.mkdir(exist_ok=True)
         before = [pl.read_parquet(path)] if path.is_file() else []
-        pl.concat([*before, cleaned.quarantined]).write_parquet(path)
+        pl.concat([*before, rows]).write_parquet(path)
     return PartitionSummary(
         counts=CleaningCounts(
             kept=cleaned.kept.height,

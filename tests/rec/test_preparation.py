@@ -84,7 +84,7 @@ def test_item_without_text_is_quarantined(tmp_path: Path) -> None:
     [
         ("user,item_id,timestamp\nu,i1,1\n", "expected a column 'user_id'"),
         ("user_id,item_id,timestamp\n", "the log is empty"),
-        ("", "empty file"),
+        ("", "the log is empty"),
         ("user_id,item_id,timestamp\nu,i9,1600000000\n", "1 unknown_item"),
     ],
 )

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig
-from rec.data.files import RAW, REASON
+from rec.data.rows import RAW, REASON
 from rec.data.user_cleaning import Cleaned, clean_partition, trim_partition
 from rec.errors import ConfigError, DataError
 from rec.stages.preparation import Prepared, prepare
@@ -166,7 +166,7 @@ def test_minimum_counts_are_of_the_whole_log(tmp_path: Path) -> None:
     assert (counts["rows_in"], counts["kept"], counts["users"]) == (7, 4, 2)
     assert counts["event_types"] == {"view": 4}
     quarantine = pl.read_parquet(prepared.events.path / "quarantine" / "*.parquet")
-    assert dict(quarantine[REASON].value_counts().iter_rows()) == counts["quarantined"]
+    assert dict(quarantine["reason"].value_counts().iter_rows()) == counts["quarantined"]
     assert not (prepared.events.path / "scratch").exists()
 
 
