@@ -74,7 +74,7 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
         kept = derive_sessions(kept, config=config).drop(ORDER)
     return Cleaned(
         kept=kept,
-        quarantined=bad.sort(ORDER),
+        quarantined=bad.sort(ORDER, maintain_order=True),
         duplicates={reason: number for reason, number in duplicates.items() if number},
         bot_days=bot_days,
     )
@@ -101,7 +101,7 @@ def trim_partition(
         bad = pl.concat([bad, _quarantine(kept.filter(is_short), RARE_USER)])
         kept = kept.filter(~is_short)
     kept = derive_sessions(kept, config=config)
-    return Cleaned(kept=kept.drop(ORDER), quarantined=bad.sort(ORDER))
+    return Cleaned(kept=kept.drop(ORDER), quarantined=bad.sort(ORDER, maintain_order=True))
 
 
 def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataFrame:
