@@ -27,8 +27,7 @@ class Cleaned:
     """Hold what cleaning made of some users' rows."""
 
     kept: pl.DataFrame
-    """Events in the contract's columns, sorted by user, time and input order; with
-    ``input_order`` while they are still to be trimmed."""
+    """Events in the contract's columns and ``input_order``, sorted by user, time and that."""
     quarantined: pl.DataFrame
     """``reason`` and ``input_order`` of every row that is neither kept nor a duplicate; what could
     not be read stands in ``raw``, what could be read and is not wanted in the contract's columns.
@@ -37,6 +36,8 @@ class Cleaned:
     """Rows by the reason why they say nothing new."""
     bot_days: int = 0
     """Days of one user with more events than ``max_events_per_day``, quarantined or not."""
+    num_unclear_sessions: int = 0
+    """Events that came with a ``session_id`` that looks like a derived one."""
 
 
 def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
@@ -55,6 +56,7 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
     duplicates = {SAME_ID: good.height - kept.height}
     del good
     kept = kept.sort("user_id", "timestamp_ms", ORDER)
+    num_unclear = kept.select(looks_derived().sum()).item()
     bots, bot_days = _bots(kept, config)
     if config.bots == "quarantine":
         bad = pl.concat([bad, _quarantine(kept.filter(bots), BOT_RATE)])
@@ -71,12 +73,13 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
         )
         duplicates[REPEAT] = before - kept.height
     if not config.is_trimmed:
-        kept = derive_sessions(kept, config=config).drop(ORDER)
+        kept = derive_sessions(kept, config=config)
     return Cleaned(
-        kept=kept,
+        kept=kept.select(*_COLUMNS, ORDER),
         quarantined=bad.sort(ORDER, maintain_order=True),
         duplicates={reason: number for reason, number in duplicates.items() if number},
         bot_days=bot_days,
+        num_unclear_sessions=num_unclear,
     )
 
 
@@ -101,7 +104,7 @@ def trim_partition(
         bad = pl.concat([bad, _quarantine(kept.filter(is_short), RARE_USER)])
         kept = kept.filter(~is_short)
     kept = derive_sessions(kept, config=config)
-    return Cleaned(kept=kept.drop(ORDER), quarantined=bad.sort(ORDER, maintain_order=True))
+    return Cleaned(kept=kept, quarantined=bad.sort(ORDER, maintain_order=True))
 
 
 def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataFrame:
@@ -123,6 +126,23 @@ def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataF
     return events.with_columns(events["session_id"].fill_null(derived).alias("session_id"))
 
 
+def looks_derived() -> pl.Expr:
+    """Return the expression that says of an event whether its ``session_id`` looks like ours."""
+    prefix = pl.format("{}-", "user_id")
+    rest = pl.col("session_id").str.strip_prefix(prefix)
+    is_ours = pl.col("session_id").str.starts_with(prefix) & rest.str.contains("^[0-9]+$")
+    return is_ours.fill_null(value=False)
+
+
+def count_bot_days(kept: pl.DataFrame, quarantined: pl.DataFrame, config: CleaningConfig) -> int:
+    """Return the days above the limit, of events that were cleaned under ``config``."""
+    if config.bots == "report":
+        return _bots(kept, config)[1]
+    day = pl.col("timestamp_ms") // DAY_MS
+    bots = quarantined.filter(pl.col(REASON) == BOT_RATE)
+    return int(bots.select(pl.struct("user_id", day).n_unique()).item())
+
+
 def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
     """Return which events are of a day with too many, and how many such days there are."""
     if config.max_events_per_day is None:
@@ -131,6 +151,11 @@ def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
     is_bot = kept.select((pl.len().over("user_id", day) > config.max_events_per_day).alias("bot"))
     days = kept.filter(is_bot["bot"]).select(pl.struct("user_id", day).n_unique()).item()
     return is_bot["bot"], days
+
+
+def empty_quarantine() -> pl.DataFrame:
+    """Return a quarantine without rows."""
+    return pl.DataFrame(schema={name: RAW_SCHEMA[name] for name in (REASON, ORDER, RAW, *_COLUMNS)})
 
 
 def _unreadable(rows: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import polars as pl
 from rec.artifacts import Artifact, Draft, write_json
 from rec.data.cleaning import CleaningConfig
 from rec.data.counts import CleaningCounts, add_numbers, check_counts
+from rec.data.log_merging import can_merge
 from rec.data.log_statistics import LogStatistics, add_item_counts, add_statistics
 from rec.errors import DataError
 from rec.spread import Spread, ready_worker
@@ -36,6 +37,10 @@ class Sources:
     key_path: Path | None
     """The key of the pseudonyms; ``None`` stores ids as they are."""
     now_ms: int
+    before: Artifact | None = None
+    """Events of the first of the files: only the others are read, and merged into them."""
+    num_known: int = 0
+    """How many files those are."""
 
 
 def clean_log(
@@ -65,18 +70,26 @@ def clean_log(
         key_path=sources.key_path,
         feedback=sources.feedback,
     )
-    rows = list(
-        spread(ready_worker(spiller), list(enumerate(sources.files)), label="reading the log")
+    before = sources.before
+    files = list(enumerate(sources.files))[sources.num_known :]
+    rows = list(spread(ready_worker(spiller), files, label="reading the log"))
+    num_rows = sum(rows) + (before.counts["rows_in"] if before else 0)
+    cleaner = CleanPartition(
+        config=config,
+        spill=spill,
+        folder=draft.path,
+        item_counts=item_folder,
+        before=before.path if before else None,
     )
-    cleaner = CleanPartition(config=config, spill=spill, folder=draft.path, item_counts=item_folder)
     summaries = list(spread(ready_worker(cleaner), range(num_partitions), label="cleaning"))
     shutil.rmtree(spill)
-    counts = _add_counts(summaries)
-    assert counts.rows_in == sum(rows), "a row was lost or counted twice"
+    known_duplicates = before.counts["duplicates_by_reason"] if before else {}
+    counts = _add_counts(summaries, known_duplicates)
+    assert counts.rows_in == num_rows, "a row was lost or counted twice"
     if config.is_trimmed:
         summaries = _trim(draft.path, summaries, scratch=scratch, config=config, spread=spread)
-        counts = _add_counts(summaries)
-        assert counts.rows_in == sum(rows), "a row was lost or counted twice while trimming"
+        counts = _add_counts(summaries, known_duplicates)
+        assert counts.rows_in == num_rows, "a row was lost or counted twice while trimming"
     check_counts(counts, config)
     statistics = add_statistics(summary.statistics for summary in summaries)
     _check_event_types(statistics)
@@ -107,6 +120,8 @@ def clean_log(
         "last_ms": statistics.last_ms,
         "warnings": card["warnings"],
         "pseudonymized": config.pseudonymize_users,
+        "can_be_merged": _can_be_merged(counts, summaries, config),
+        "merged_into": before.name if before else None,
     }
 
 
@@ -142,10 +157,25 @@ def _trim(
     ]
 
 
-def _add_counts(summaries: Sequence[PartitionSummary]) -> CleaningCounts:
+def _can_be_merged(
+    counts: CleaningCounts, summaries: Sequence[PartitionSummary], config: CleaningConfig
+) -> bool:
+    """Return whether later rows can be merged into these events with a full rebuild's result."""
+    return (
+        can_merge(config)
+        # What is of the future today may be good tomorrow.
+        and "future_timestamp" not in counts.quarantined
+        and not any(summary.num_unclear_sessions for summary in summaries)
+    )
+
+
+def _add_counts(
+    summaries: Sequence[PartitionSummary], known_duplicates: Mapping[str, int]
+) -> CleaningCounts:
+    duplicates = [known_duplicates, *(summary.counts.duplicates for summary in summaries)]
     return CleaningCounts(
         kept=sum(summary.counts.kept for summary in summaries),
-        duplicates=add_numbers(summary.counts.duplicates for summary in summaries),
+        duplicates=add_numbers(duplicates),
         quarantined=add_numbers(summary.counts.quarantined for summary in summaries),
     )
 

@@ -4,8 +4,8 @@ Each is a value that a :class:`rec.spread.Spread` can send to another process; w
 and what it makes are files, what it returns is small.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -16,11 +16,18 @@ from rec.data.counts import CleaningCounts
 from rec.data.events import EVENT_SCHEMA
 from rec.data.files import read_chunks
 from rec.data.items import load_items
+from rec.data.log_merging import merge_partition
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
 from rec.data.privacy import load_or_create_key
 from rec.data.rows import RAW, REASON
 from rec.data.sequences import build_sequences, distinct_queries, save_part
-from rec.data.user_cleaning import Cleaned, clean_partition, trim_partition
+from rec.data.user_cleaning import (
+    Cleaned,
+    clean_partition,
+    count_bot_days,
+    empty_quarantine,
+    trim_partition,
+)
 from rec.stages.data_card import SAMPLES
 
 QUARANTINE = "quarantine"
@@ -76,6 +83,7 @@ class PartitionSummary:
     queries: tuple[str, ...] = ()
     """Distinct queries of searches, sorted."""
     bot_days: int = 0
+    num_unclear_sessions: int = 0
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The first quarantined rows of each reason."""
 
@@ -88,15 +96,22 @@ class CleanPartition:
     spill: Path
     folder: Path
     item_counts: Path
+    before: Path | None = None
+    """Events of the rows before; the pieces are then those of the new rows alone."""
 
     def __call__(self, partition: int) -> PartitionSummary:
         """Return the summary of a partition."""
         pieces = sorted(self.spill.glob(f"partition-{partition:05d}-*.parquet"))
-        if not pieces:
+        before = None if self.before is None else _read_part(partition, folder=self.before)
+        if not pieces and before is None:
             return PartitionSummary()
-        cleaned = clean_partition(
-            pl.concat([pl.read_parquet(piece) for piece in pieces]), config=self.config
-        )
+        if before is None:
+            cleaned = clean_partition(_read_pieces(pieces), config=self.config)
+        elif pieces:
+            cleaned = merge_partition(before, _read_pieces(pieces), config=self.config)
+        else:
+            bot_days = count_bot_days(before.kept, before.quarantined, self.config)
+            cleaned = replace(before, bot_days=bot_days)
         return _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
 
 
@@ -161,19 +176,37 @@ def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
     return frame.join(table, on="user_id", how="left", maintain_order="left")["partition"]
 
 
+def _read_pieces(pieces: Sequence[Path]) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(piece) for piece in pieces])
+
+
+def _read_part(partition: int, *, folder: Path) -> Cleaned | None:
+    """Return what is known of a partition's earlier rows; its duplicates are counted already."""
+    name = f"part-{partition:05d}.parquet"
+    if not (folder / name).is_file():
+        return None
+    kept = pl.read_parquet(folder / name)
+    path = folder / QUARANTINE / name
+    if path.is_file():
+        quarantined = pl.read_parquet(path).rename({v: k for k, v in QUARANTINE_NAMES.items()})
+    else:
+        quarantined = empty_quarantine()
+    return Cleaned(kept=kept, quarantined=quarantined)
+
+
 def _write_part(
     cleaned: Cleaned, partition: int, *, folder: Path, item_folder: Path
 ) -> PartitionSummary:
     """Write a part, add to its quarantine, and say what was written."""
     name = f"part-{partition:05d}.parquet"
-    cleaned.kept.write_parquet(folder / name, compression="zstd")
+    cleaned.kept.rechunk().write_parquet(folder / name, compression="zstd")
     item_counts(cleaned.kept).write_parquet(item_folder / name)
     if cleaned.quarantined.height:
         rows = cleaned.quarantined.rename(QUARANTINE_NAMES)
         path = folder / QUARANTINE / name
         path.parent.mkdir(exist_ok=True)
         before = [pl.read_parquet(path)] if path.is_file() else []
-        pl.concat([*before, rows]).write_parquet(path)
+        pl.concat([*before, rows], rechunk=True).write_parquet(path)
     return PartitionSummary(
         counts=CleaningCounts(
             kept=cleaned.kept.height,
@@ -183,6 +216,7 @@ def _write_part(
         statistics=log_statistics(cleaned.kept),
         queries=tuple(distinct_queries(cleaned.kept)),
         bot_days=cleaned.bot_days,
+        num_unclear_sessions=cleaned.num_unclear_sessions,
         samples=_samples(cleaned.quarantined),
     )
 

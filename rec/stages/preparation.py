@@ -4,17 +4,29 @@ Three passes, each over independent tasks: *spill* (a file to pieces by user par
 partition's pieces to its events and quarantine) and *sequence* (a partition's events to tokens);
 with minimum counts a fourth, *trim*, once every item is counted. A user's rows always meet in one
 partition, nothing is sorted globally, and memory is bounded by the largest partition.
+
+Where files were added behind those that the newest events were made of, only the new ones are read
+and only the users that they name are cleaned; the result is that of a full rebuild.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from rec.artifacts import Artifact, config_hash, find_artifact, point_latest, write_artifact
+from rec.artifacts import (
+    Artifact,
+    config_hash,
+    find_artifact,
+    latest_artifact,
+    point_latest,
+    to_plain,
+    write_artifact,
+)
 from rec.data.cleaning import CleaningConfig
 from rec.data.files import list_files
-from rec.data.privacy import load_or_create_key
+from rec.data.privacy import load_or_create_key, pseudonym
 from rec.data.sequences import save_vocabulary
 from rec.spread import Spread, in_process, ready_worker
 from rec.stages.catalog import file_digests, prepare_catalog
@@ -22,6 +34,8 @@ from rec.stages.log_cleaning import Sources, clean_log
 from rec.stages.log_workers import SequencePartition
 
 KEY_FILE = "pseudonym.key"
+EVENTS_VERSION = 2
+"""Raising it makes events anew that older code made of the same files."""
 FEEDBACK_BATCHES = Path("feedback") / "batches"
 """Where ``jobs.ingest`` leaves what serving has logged: part of every log."""
 
@@ -74,6 +88,7 @@ def prepare(
     parents = {"catalog": catalog.name}
     settings = {
         "cleaning": asdict(config),
+        "version": EVENTS_VERSION,
         "num_partitions": num_partitions,
         "files": file_digests([*given, *batches]),
     }
@@ -81,14 +96,19 @@ def prepare(
     log = find_artifact(workspace, "events", name)
     events_is_old = log is not None
     if log is None:
+        # Known by what it makes of nobody: events under two keys must not meet.
+        key_mark = None
+        if config.pseudonymize_users:
+            key_mark = pseudonym("", load_or_create_key(key_path))
+        before = _events_to_merge_into(workspace, settings, parents, key_mark=key_mark)
         sources = Sources(
             files=[*given, *batches],
             feedback=frozenset(batches),
             key_path=key_path if config.pseudonymize_users else None,
             now_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
+            before=before,
+            num_known=len(before.manifest["config"]["files"]) if before else 0,
         )
-        if sources.key_path is not None:
-            load_or_create_key(sources.key_path)
         with write_artifact(workspace, "events", config=settings, parents=parents) as draft:
             clean_log(
                 draft,
@@ -98,7 +118,10 @@ def prepare(
                 num_partitions=num_partitions,
                 spread=spread,
             )
-            draft.details["ingested_through"] = _ingested_through(sources.feedback)
+            draft.details |= {
+                "ingested_through": _ingested_through(sources.feedback),
+                "key_mark": key_mark,
+            }
         log = find_artifact(workspace, "events", name)
     assert log is not None
     point_latest(workspace, "events", log.name)
@@ -111,6 +134,27 @@ def prepare(
         sequences=sequences,
         is_skipped=catalog_is_old and events_is_old and sequences_is_old,
     )
+
+
+def _events_to_merge_into(
+    workspace: Path,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, str],
+    *,
+    key_mark: str | None,
+) -> Artifact | None:
+    """Return the newest events if they were made of the first of the same files, else nothing."""
+    pointer = workspace / "events" / "latest"
+    if not pointer.is_file():
+        return None
+    before = latest_artifact(workspace, "events", made_by="prepare")
+    known = before.manifest["config"]
+    files = known["files"]
+    is_same = to_plain({**settings, "files": files}) == to_plain(known)
+    is_start = len(files) < len(settings["files"]) and settings["files"][: len(files)] == files
+    details = before.manifest["details"]
+    can_be_merged = details.get("can_be_merged", False) and details["key_mark"] == key_mark
+    return before if is_same and is_start and parents == before.parents and can_be_merged else None
 
 
 def _sequence(
