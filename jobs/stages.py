@@ -11,6 +11,7 @@ from cluster.data.spread import RaySpread
 from cluster.resources import Profile
 from cluster.train.trainer import train_model
 from jobs.recipes import Recipe
+from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import embed
 from rec.stages.evaluating import evaluate_index
 from rec.stages.indexing import index
@@ -48,9 +49,12 @@ def run_prepare(
             "catalog": str(prepared.catalog.path),
             "events": str(prepared.events.path),
             "sequences": str(prepared.sequences.path),
+            "data_card": str(prepared.events.path / PAGE_FILES["en"]),
         },
         "skipped": prepared.is_skipped,
         **{name: counts[name] for name in ("rows_in", "kept", "duplicates", "quarantined")},
+        "duplicates_by_reason": counts["duplicates_by_reason"],
+        "warnings": prepared.events.manifest["details"]["warnings"],
         "users": counts["users"],
         "items": dict(prepared.catalog.counts),
     }

@@ -2,30 +2,43 @@
 
 Two steps, each a pure function of a frame. :func:`normalise_events` looks at one chunk of one
 file: it maps columns, parses types and gives every bad row a *reason*.
-:func:`clean_partition` looks at all rows of some users: it finds duplicates and sorts.
+:func:`rec.data.user_cleaning.clean_partition` looks at all rows of some users.
 Nothing is dropped in silence: ``rows_in = kept + duplicates + quarantined``, exactly.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 import xxhash
 
+from rec.data.columns import map_columns, read_column, text_column
+from rec.data.csv_rows import split_swallowed_lines
+from rec.data.event_ids import CONTENT_FIELDS
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
-from rec.data.files import RAW, REASON, ROW
 from rec.data.privacy import pseudonyms
+from rec.data.rows import MAX_RAW_CHARACTERS, NESTED, RAW, REASON, ROW
+from rec.data.scrubbing import scrub_texts
+from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
-from rec.errors import ConfigError, DataError
+from rec.errors import ConfigError
 
 ORDER = "input_order"
 """File number and row number in one int64: ties in time keep the input's order."""
-ALIASES: Mapping[str, str] = {"event": "event_type"}
-"""Names that are read without a mapping because common logs use them."""
 FUTURE_TOLERANCE_MS = 24 * 3600 * 1000
 """A day: clocks and time zones differ by less."""
 _MAX_ROWS_OF_A_FILE = 1 << 40
-_TEXT_COLUMNS = ("user_id", "item_id", "event_type", "query", "session_id", "event_id")
+MAX_ID_CHARACTERS, MAX_TYPE_CHARACTERS, MAX_QUERY_CHARACTERS = 256, 64, 512
+"""What the endpoint takes too; longer texts are no ids, kinds of acts or searches."""
+_AT_LEAST_ONE = (
+    "near_duplicate_ms", "max_events_per_day", "min_user_events", "min_item_events",
+    "session_gap_s",
+)  # fmt: skip
+_ID_COLUMNS = ("user_id", "item_id", "session_id", "event_id", "impression_id")
+_TEXT_COLUMNS = (
+    "user_id", "item_id", "event_type", "query", "session_id", "event_id", "impression_id",
+)  # fmt: skip
 RAW_SCHEMA: Mapping[str, pl.DataType] = {
     **{
         name: {"timestamp_ms": pl.Int64(), "value": pl.Float64()}.get(name, pl.String())
@@ -47,12 +60,38 @@ class CleaningConfig:
     """Quarantined share of all rows above which the job fails; raising it tolerates more."""
     pseudonymize_users: bool = True
     """Store a keyed hash in place of each user id. Turn off only for public data."""
+    scrub_queries: bool = True
+    """Replace e-mail addresses, phone, identity and card numbers and IP addresses in queries by
+    placeholders such as ``<email>``. Serving always does."""
+    near_duplicate_ms: int | None = None
+    """An event is a duplicate this many milliseconds or less after one of the same user, item,
+    query and type (a double click). ``None`` keeps all: two may well be bought in one second."""
+    collapse_repeats: bool = False
+    """Keep only the first of a user's events that follow each other with the same item, query and
+    type. Raises novelty, loses how often something was looked at."""
+    max_events_per_day: int | None = 10_000
+    """Events of one user on one UTC day above which that day is a bot's: one every nine seconds
+    without sleep. Lowering it finds slower bots, and shop assistants. ``None`` looks for none."""
+    bots: Literal["quarantine", "report"] = "quarantine"
+    """What becomes of a bot's day: its rows are quarantined (``bot_rate``), or only counted."""
+    min_user_events: int | None = None
+    """Events a user needs; the others' are quarantined (``rare_user``)."""
+    min_item_events: int | None = None
+    """Events an item needs; the others' are quarantined (``rare_item``), the item stays."""
+    session_gap_s: float | None = 1800.0
+    """Seconds without an event after which a session ends, for events that came without a
+    ``session_id``; half an hour, as in web analytics. ``None`` derives none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_ratio <= 1:
             raise ConfigError(
                 f"--cleaning.max-bad-ratio must be in [0, 1], got {self.max_bad_ratio}"
             )
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--cleaning.{flag} must be None or at least 1, got {value}")
         for pair in self.column:
             if pair.count("=") != 1 or not all(pair.split("=")):
                 raise ConfigError(
@@ -60,35 +99,14 @@ class CleaningConfig:
                 )
 
     @property
+    def is_trimmed(self) -> bool:
+        """Return whether users or items need a minimum of events."""
+        return self.min_user_events is not None or self.min_item_events is not None
+
+    @property
     def mapping(self) -> Mapping[str, str]:
         """Return ``theirs -> ours``."""
         return {theirs: ours for ours, theirs in (pair.split("=") for pair in self.column)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cleaned:
-    """Hold what cleaning made of some users' rows."""
-
-    kept: pl.DataFrame
-    """Events in the contract's columns, sorted by user, time and input order."""
-    num_duplicates: int
-    quarantined: pl.DataFrame
-    """``reason``, ``input_order`` and ``raw`` of every bad row."""
-
-
-@dataclass(slots=True)
-class CleaningCounts:
-    """Add up what became of the rows."""
-
-    rows_in: int = 0
-    kept: int = 0
-    duplicates: int = 0
-    quarantined: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def num_quarantined(self) -> int:
-        """Return the quarantined rows of all reasons."""
-        return sum(self.quarantined.values())
 
 
 def normalise_events(
@@ -115,35 +133,40 @@ def normalise_events(
     Raises:
         DataError: a column of the contract is missing or of a type that cannot be read.
     """
-    named = _map_columns(chunk, config=config, file_name=file_name)
-    raw = _raw_text(chunk)
-    columns = {name: _text_column(named, name, file_name) for name in _TEXT_COLUMNS}
-    stamps = named["timestamp_ms"] if "timestamp_ms" in named.columns else named["timestamp"]
-    source = stamps
-    value_text = named["value"] if "value" in named.columns else None
-    value = (
-        pl.Series("value", [None] * named.height, dtype=pl.Float64)
-        if value_text is None
-        else value_text.cast(pl.Float64, strict=False)
-    )
-    impressions = _text_column(named, "impression_id", file_name)
+    named = map_columns(chunk, mapping=config.mapping, file_name=file_name)
+    if file_name.endswith((".csv", ".csv.gz")):
+        named = split_swallowed_lines(named, (*_TEXT_COLUMNS, "timestamp", "timestamp_ms", "value"))
+    columns = {name: text_column(named, name, file_name) for name in _TEXT_COLUMNS}
+    queries = normalise_texts(columns["query"])
+    if config.scrub_queries:
+        queries = scrub_texts(queries)
+    # A query of nothing but invisible characters is none.
+    columns["query"] = queries.set(queries == "", None)
+    clock = "timestamp_ms" if "timestamp_ms" in named.columns else "timestamp"
+    source, given = (read_column(named, name, file_name) for name in (clock, "value"))
+    value = given.cast(pl.Float64, strict=False)
     frame = pl.DataFrame(columns).with_columns(
-        to_timestamp_ms(stamps).alias("timestamp_ms"),
+        to_timestamp_ms(source).alias("timestamp_ms"),
         value.alias("value"),
-        impressions.alias("impression_id"),
         pl.col("event_type").fill_null(DEFAULT_EVENT_TYPE),
         (named[ROW] + file_number * _MAX_ROWS_OF_A_FILE).alias(ORDER),
         named[REASON].alias(REASON),
-        raw.alias(RAW),
+        _is_nested(named).alias("is_nested"),
     )
-    bad_value = value.is_null() & (
-        value_text.is_not_null() if value_text is not None else pl.Series([False])
-    )
+    bad_value = ~value.is_finite().fill_null(value=False) & given.is_not_null()
     stamp = pl.col("timestamp_ms")
     is_search = pl.col("event_type") == SEARCH
     reasons = (
         pl.when(pl.col(REASON).is_not_null())
         .then(pl.col(REASON))
+        .when(pl.col("is_nested"))
+        .then(pl.lit("wrong_type"))
+        .when(pl.any_horizontal(pl.col(_ID_COLUMNS).str.len_chars() > MAX_ID_CHARACTERS))
+        .then(pl.lit("id_too_long"))
+        .when(pl.col("event_type").str.len_chars() > MAX_TYPE_CHARACTERS)
+        .then(pl.lit("event_type_too_long"))
+        .when(pl.col("query").str.len_chars() > MAX_QUERY_CHARACTERS)
+        .then(pl.lit("query_too_long"))
         .when(pl.col("user_id").is_null())
         .then(pl.lit("missing_user_id"))
         .when(is_search & pl.col("item_id").is_null() & pl.col("query").is_null())
@@ -166,13 +189,13 @@ def normalise_events(
         .then(pl.lit("unknown_item"))
     )
     frame = frame.with_columns(reasons.alias(REASON))
-    frame = frame.with_columns(pl.when(pl.col(REASON).is_not_null()).then(pl.col(RAW)).alias(RAW))
     if pseudonym_key is not None:
         # Rows without a user still need one to be partitioned by: the empty text.
         ids = frame["user_id"].fill_null("")
         frame = frame.with_columns(
             pl.Series("user_id", pseudonyms(ids.to_list(), pseudonym_key), dtype=pl.String)
         )
+    frame = frame.with_columns(_raw_text(named, frame, config=config))
     # After the pseudonyms: serving hashes the stored id too, and nobody can test guesses at it.
     frame = frame.with_columns(_event_ids(frame))
     return frame.with_columns(pl.col("user_id").fill_null("")).select(
@@ -180,99 +203,38 @@ def normalise_events(
     )
 
 
-def clean_partition(rows: pl.DataFrame) -> Cleaned:
-    """Return the clean events of some users; all rows of one user must be there.
+def _raw_text(named: pl.DataFrame, frame: pl.DataFrame, *, config: CleaningConfig) -> pl.Series:
+    """Return each bad row as one line of text for the quarantine, null for the good ones.
 
-    Of events with the same ``event_id`` the first in input order stays. Events are sorted by
-    user, then time; ties in time keep the input's order.
+    It is written, so it names nobody: the user stands as in ``frame``, text is scrubbed, columns
+    outside the contract are left out, and of a line that could not be read only its shape is
+    kept, because the user id may stand anywhere in it.
     """
-    bad = rows.filter(pl.col(REASON).is_not_null())
-    good = rows.filter(pl.col(REASON).is_null()).sort(ORDER)
-    unique = good.unique(["user_id", "event_id"], keep="first", maintain_order=True)
-    kept = unique.sort("user_id", "timestamp_ms", ORDER).select(EVENT_SCHEMA.names)
-    return Cleaned(
-        kept=kept,
-        num_duplicates=good.height - unique.height,
-        quarantined=bad.select(REASON, ORDER, RAW).sort(ORDER),
-    )
+    is_bad = frame[REASON].is_not_null()
+    shown = [name for name in ("timestamp", *EVENT_SCHEMA.names) if name in named.columns]
+    rows = named.with_columns(frame["user_id"]).filter(is_bad)
+    unreadable = rows[RAW].str.slice(0, MAX_RAW_CHARACTERS)
+    if config.pseudonymize_users:
+        unreadable = unreadable.str.replace_all(r"\p{L}", "x").str.replace_all(r"\p{N}", "0")
+    lists = [name for name in shown if rows[name].dtype.is_nested()]
+    rows = rows.with_columns(pl.col(lists).list.join(", "))
+    shown_as_json = pl.struct(pl.col(shown).cast(pl.String, strict=False)).struct.json_encode()
+    texts = rows.select(
+        pl.coalesce(unreadable, shown_as_json).str.slice(0, MAX_RAW_CHARACTERS)
+    ).to_series()
+    if config.scrub_queries:
+        texts = scrub_texts(texts)
+    raw = pl.Series(RAW, [None] * frame.height, dtype=pl.String)
+    return raw.scatter(is_bad.arg_true(), texts)
 
 
-def check_counts(counts: CleaningCounts, config: CleaningConfig) -> None:
-    """Refuse a log that is empty or too bad.
-
-    Raises:
-        DataError: no event was kept, or the quarantined share is above ``max_bad_ratio``.
-    """
-    reasons = ", ".join(
-        f"{number} {reason}" for reason, number in sorted(counts.quarantined.items())
-    )
-    if counts.rows_in == 0:
-        raise DataError("expected at least one event, the log is empty: check --events")
-    ratio = counts.num_quarantined / counts.rows_in
-    if ratio > config.max_bad_ratio:
-        raise DataError(
-            f"{counts.num_quarantined} of {counts.rows_in} events are bad ({reasons}), more than "
-            f"--cleaning.max-bad-ratio {config.max_bad_ratio} allows: mend the log or raise it"
-        )
-    if counts.kept == 0:
-        raise DataError(f"no event of {counts.rows_in} could be kept ({reasons}): mend the log")
-
-
-def _map_columns(chunk: pl.DataFrame, *, config: CleaningConfig, file_name: str) -> pl.DataFrame:
-    mapping = {theirs: ours for theirs, ours in config.mapping.items() if theirs in chunk.columns}
-    taken = set(chunk.columns) | set(mapping.values())
-    mapping |= {
-        alias: ours
-        for alias, ours in ALIASES.items()
-        if alias in chunk.columns and ours not in taken
-    }
-    chunk = chunk.drop([ours for ours in mapping.values() if ours in chunk.columns])
-    named = chunk.rename(mapping)
-    # A chunk of nothing but unreadable rows has no columns to look for.
-    if named.height and named[REASON].null_count() == 0:
-        return named.with_columns(
-            pl.lit(None, dtype=pl.String).alias(name)
-            for name in ("user_id", "item_id", "timestamp")
-            if name not in named.columns
-        )
-    for name in ("user_id", "item_id", "timestamp"):
-        found = {name, "timestamp_ms"} if name == "timestamp" else {name}
-        if not found & set(named.columns):
-            columns = [c for c in chunk.columns if c not in (ROW, REASON, RAW)]
-            raise DataError(
-                f"{file_name}: expected a column {name!r}, found {', '.join(columns)}: "
-                f"map it with --cleaning.column {name}=THEIR_NAME"
-            )
-    return named
-
-
-def _text_column(frame: pl.DataFrame, name: str, file_name: str) -> pl.Series:
-    """Return a column as text; empty text is null, whole floats lose their ``.0``."""
-    if name not in frame.columns:
-        return pl.Series(name, [None] * frame.height, dtype=pl.String)
-    values = frame[name]
-    if values.dtype.is_nested() or values.dtype == pl.Binary or values.dtype == pl.Object:
-        raise DataError(
-            f"{file_name}: expected text or numbers in column {name!r}, got {values.dtype}"
-        )
-    text = values.cast(pl.String)
-    if values.dtype.is_float():
-        text = text.str.replace(r"\.0$", "")
-    text = text.str.strip_chars()
-    cleaned: pl.Series = text.to_frame().select(pl.when(pl.col(name) != "").then(pl.col(name)))[
-        name
-    ]
-    return cleaned
-
-
-def _raw_text(chunk: pl.DataFrame) -> pl.Series:
-    """Return each row as one line of text, for the quarantine."""
-    shown = [name for name in chunk.columns if name not in (REASON, RAW, ROW)]
-    if not shown:
-        return chunk[RAW]
-    return chunk.select(pl.coalesce(pl.col(RAW), pl.struct(shown).struct.json_encode()).alias(RAW))[
-        RAW
-    ]
+def _is_nested(named: pl.DataFrame) -> pl.Series:
+    """Return which rows have a list or an object where the contract has a plain value."""
+    if NESTED not in named.columns:
+        return pl.Series([False]).new_from_index(0, named.height)
+    wanted = pl.lit([*EVENT_SCHEMA.names, "timestamp"])
+    marked = pl.col(NESTED).fill_null([]).list.set_intersection(wanted).list.len() > 0
+    return named.select(marked).to_series()
 
 
 def _event_ids(frame: pl.DataFrame) -> pl.Series:
@@ -280,10 +242,12 @@ def _event_ids(frame: pl.DataFrame) -> pl.Series:
     given = frame["event_id"]
     if given.null_count() == 0:
         return given
-    names = [name for name in EVENT_SCHEMA.names if name not in ("event_id", "impression_id")]
-    texts = frame.select(
+    # Of the scrubbed query in any case: serving knows no other.
+    content = frame.with_columns(scrub_texts(frame["query"]))
+    texts = content.select(
         pl.concat_str(
-            [pl.col(name).cast(pl.String).fill_null("") for name in names], separator="\x1f"
+            [pl.col(name).cast(pl.String).fill_null("") for name in CONTENT_FIELDS],
+            separator="\x1f",
         ).alias("text")
     )["text"]
     hashes = [xxhash.xxh3_128_hexdigest(text.encode()) for text in texts.to_list()]

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import polars as pl
 
-from rec.data.files import RAW, REASON, ROW
+from rec.data.columns import concat_rows, list_names, read_column, text_column
+from rec.data.rows import MARKS, RAW, REASON
+from rec.data.text import normalise_texts
 from rec.errors import ArtifactError, DataError
 
 CATALOG_FILE = "items.parquet"
+MAX_ID_CHARACTERS = 256
 _LIST_COLUMNS = ("category", "tags")
 
 
@@ -38,7 +41,7 @@ def clean_items(chunks: Sequence[tuple[str, pl.DataFrame]]) -> Catalog:
         DataError: no chunk, a missing ``item_id`` column, or no item left.
     """
     frames = [_normalise(frame, file_name) for file_name, frame in chunks]
-    rows = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+    rows = concat_rows(frames, "items") if frames else pl.DataFrame()
     if rows.height == 0:
         raise DataError("expected at least one item, the catalog is empty: check --items")
     reason = (
@@ -46,13 +49,15 @@ def clean_items(chunks: Sequence[tuple[str, pl.DataFrame]]) -> Catalog:
         .then(pl.col(REASON))
         .when(pl.col("item_id").is_null())
         .then(pl.lit("missing_item_id"))
+        .when(pl.col("item_id").str.len_chars() > MAX_ID_CHARACTERS)
+        .then(pl.lit("id_too_long"))
         .when(
             (pl.col("title") == "") & (pl.col("text") == "") & (pl.col("category").list.len() == 0)
         )
         .then(pl.lit("item_without_text"))
     )
     rows = rows.with_columns(reason.alias(REASON))
-    good = rows.filter(pl.col(REASON).is_null()).drop(REASON, RAW, ROW)
+    good = rows.filter(pl.col(REASON).is_null()).drop(*MARKS, strict=False)
     items = good.unique("item_id", keep="last", maintain_order=True).sort("item_id")
     if items.height == 0:
         raise DataError(f"no item of {rows.height} has an item_id and a text: mend the catalog")
@@ -83,31 +88,38 @@ def load_items(folder: Path) -> pl.DataFrame:
 
 def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
     if "item_id" not in frame.columns:
-        found = [name for name in frame.columns if name not in (REASON, RAW, ROW)]
-        raise DataError(f"{file_name}: expected a column 'item_id', found {', '.join(found)}")
+        if frame.height and frame[REASON].null_count() == 0:
+            frame = frame.with_columns(pl.lit(None, pl.String).alias("item_id"))
+        else:
+            found = list_names(frame)
+            raise DataError(f"{file_name}: expected a column 'item_id', found {found}")
     for name in ("title", "text"):
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit("").alias(name))
-        elif frame[name].dtype.is_nested():
-            raise DataError(
-                f"{file_name}: expected text in column {name!r}, got {frame[name].dtype}"
-            )
     for name in _LIST_COLUMNS:
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit([], dtype=pl.List(pl.String)).alias(name))
         elif not isinstance(frame[name].dtype, pl.List):
-            text = pl.col(name).cast(pl.String)
+            frame = frame.with_columns(text_column(frame, name, file_name))
+            text = pl.col(name)
             frame = frame.with_columns(
-                pl.when(text.is_null() | (text == ""))
+                pl.when(text.is_null())
                 .then(pl.lit([]))
                 .otherwise(pl.concat_list(text))
                 .cast(pl.List(pl.String))
                 .alias(name)
             )
-    text = pl.col("item_id").cast(pl.String).str.strip_chars()
+        elif frame[name].dtype != pl.List(pl.String):
+            raise DataError(
+                f"{file_name}: expected text or lists of text in column {name!r}, "
+                f"got {frame[name].dtype}"
+            )
     return frame.with_columns(
-        pl.when(text != "").then(text).alias("item_id"),
-        *(pl.col(n).cast(pl.String).fill_null("").str.strip_chars() for n in ("title", "text")),
+        text_column(frame, "item_id", file_name),
+        *(
+            normalise_texts(read_column(frame, n, file_name).cast(pl.String).fill_null(""))
+            for n in ("title", "text")
+        ),
         *(
             pl.col(n).cast(pl.List(pl.String)).fill_null([]).list.drop_nulls()
             for n in _LIST_COLUMNS

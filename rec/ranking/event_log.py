@@ -3,7 +3,7 @@
 One SQLite file (WAL, ``synchronous=FULL``) that all processes of one machine open. Events carry a
 growing ``seq`` (with gaps where duplicates came), impressions stand beside them. At-least-once in,
 exactly-once in effect: an event whose ``event_id`` is known already is counted as a duplicate and
-changes nothing.
+changes nothing. Queries are normalised and scrubbed on their way in, as ``prepare`` does.
 """
 
 import json
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
+from rec.data.scrubbing import stored_query
 from rec.errors import ArtifactError
 
 LOG_FILE = Path("feedback") / "events.db"
@@ -242,6 +243,8 @@ def _set_wal(connection: sqlite3.Connection) -> None:
 def _event_row(event: Event) -> tuple[object, ...]:
     if event.event_id is None:
         event = replace(event, event_id=content_event_id(event))
+    if event.query is not None:
+        event = replace(event, query=stored_query(event.query))
     return tuple(getattr(event, name) for name in _EVENT_FIELDS)
 
 

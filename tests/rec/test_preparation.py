@@ -84,7 +84,7 @@ def test_item_without_text_is_quarantined(tmp_path: Path) -> None:
     [
         ("user,item_id,timestamp\nu,i1,1\n", "expected a column 'user_id'"),
         ("user_id,item_id,timestamp\n", "the log is empty"),
-        ("", "empty file"),
+        ("", "the log is empty"),
         ("user_id,item_id,timestamp\nu,i9,1600000000\n", "1 unknown_item"),
     ],
 )
@@ -169,3 +169,45 @@ def test_foreign_column_names_are_mapped(tmp_path: Path) -> None:
     assert log.select("user_id", "item_id", "timestamp_ms").rows() == [
         ("u1", "i1", 1_600_000_000_000)
     ]
+
+
+def test_titles_and_queries_are_stored_normalised(tmp_path: Path) -> None:
+    items = "item_id,title,text\ni1,Ｒｅｄ\u3000dress &amp; shoes,\u202eSilk\u200b  １００％\n"
+    events = (
+        "user_id,item_id,event_type,timestamp,query\n"
+        "u1,i1,view,1600000000,\n"
+        "u1,,search,1600000001,ｒｅｄ　&quot;dress&quot;\n"
+        "u1,,search,1600000002,\u200b\u202e\n"
+    )
+    prepared = prepare(
+        tmp_path / "workspace",
+        events=[write(tmp_path, "e.csv", events)],
+        items=[write(tmp_path, "items.csv", items)],
+        config=RAW,
+        num_partitions=1,
+        now_ms=NOW_MS,
+    )
+    catalog = pl.read_parquet(prepared.catalog.path / "items.parquet")
+    assert catalog.select("title", "text").row(0) == ("Red dress & shoes", "Silk 100%")
+    log = pl.read_parquet(prepared.events.path / "part-*.parquet")
+    assert log["query"].to_list() == [None, 'red "dress"']
+    assert prepared.events.counts["quarantined"] == {"search_without_query": 1}
+
+
+def test_only_the_workspaces_own_batches_count_as_feedback(tmp_path: Path) -> None:
+    """A user's folder of that name holds plain ids: they are hashed; our batches' are not again."""
+    rows = "user_id,item_id,timestamp\nanna,i1,1600000000\n"
+    theirs, ours = (
+        folder / "feedback" / "batches" for folder in (tmp_path, tmp_path / "workspace")
+    )
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+    events = write(theirs, "events.csv", rows)
+    stored = pl.DataFrame({"user_id": ["0f" * 16], "item_id": ["i2"], "timestamp": [1_600_000_000]})
+    stored.write_parquet(ours / "batch-000000000001-000000000001.parquet")
+    prepared = run(tmp_path, events, CleaningConfig())
+    log = pl.read_parquet(prepared.events.path / "part-*.parquet")
+    users = dict(log.select("item_id", "user_id").iter_rows())
+    assert users["i2"] == "0f" * 16
+    assert len(users["i1"]) == 32
+    assert users["i1"] != "anna"

@@ -1,0 +1,230 @@
+"""The workers of a preparation: what is done to one file, or to one partition of the users.
+
+Each is a value that a :class:`rec.spread.Spread` can send to another process; what it works on
+and what it makes are files, what it returns is small.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+import xxhash
+
+from rec.data.cleaning import CleaningConfig, normalise_events
+from rec.data.counts import CleaningCounts
+from rec.data.events import EVENT_SCHEMA
+from rec.data.files import read_chunks
+from rec.data.items import load_items
+from rec.data.log_merging import merge_partition
+from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
+from rec.data.privacy import load_or_create_key
+from rec.data.rows import RAW, REASON
+from rec.data.sequences import build_sequences, distinct_queries, save_part
+from rec.data.user_cleaning import (
+    Cleaned,
+    clean_partition,
+    count_bot_days,
+    empty_quarantine,
+    trim_partition,
+)
+from rec.stages.data_card import SAMPLES
+
+QUARANTINE = "quarantine"
+"""Folder of an events artifact with the rows that were not good enough, and why."""
+QUARANTINE_NAMES = {REASON: "reason", RAW: "raw"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpillFile:
+    """Spill one file: its rows, normalised, go to one piece per partition and chunk."""
+
+    config: CleaningConfig
+    catalog: Path
+    folder: Path
+    num_partitions: int
+    now_ms: int
+    key_path: Path | None
+    feedback: frozenset[str]
+    """Files that serving wrote: their user ids are pseudonyms already."""
+
+    def __call__(self, task: tuple[int, str]) -> int:
+        """Return the number of rows of file ``(number, path)``."""
+        number, path = task
+        known_items = load_items(self.catalog)["item_id"]
+        key = None
+        if self.key_path is not None and path not in self.feedback:
+            key = load_or_create_key(self.key_path)
+        num_rows = 0
+        for chunk_number, chunk in enumerate(read_chunks(path)):
+            rows = normalise_events(
+                chunk,
+                config=self.config,
+                file_number=number,
+                file_name=path,
+                known_items=known_items,
+                now_ms=self.now_ms,
+                pseudonym_key=key,
+            )
+            num_rows += rows.height
+            partitions = partition_of(rows["user_id"], self.num_partitions)
+            for (partition,), piece in rows.group_by(partitions, maintain_order=True):
+                name = f"partition-{partition:05d}-{number:06d}-{chunk_number:06d}.parquet"
+                piece.write_parquet(self.folder / name, compression="lz4")
+        return num_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartitionSummary:
+    """Hold what is known of one partition; summaries of all partitions make the manifest."""
+
+    counts: CleaningCounts = field(default_factory=CleaningCounts)
+    statistics: LogStatistics = field(default_factory=LogStatistics)
+    queries: tuple[str, ...] = ()
+    """Distinct queries of searches, sorted."""
+    bot_days: int = 0
+    num_unclear_sessions: int = 0
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The first quarantined rows of each reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanPartition:
+    """Clean one partition: its pieces become a part of events and of the quarantine."""
+
+    config: CleaningConfig
+    spill: Path
+    folder: Path
+    item_counts: Path
+    before: Path | None = None
+    """Events of the rows before; the pieces are then those of the new rows alone."""
+
+    def __call__(self, partition: int) -> PartitionSummary:
+        """Return the summary of a partition."""
+        pieces = sorted(self.spill.glob(f"partition-{partition:05d}-*.parquet"))
+        before = None if self.before is None else _read_part(partition, folder=self.before)
+        if not pieces and before is None:
+            return PartitionSummary()
+        if before is None:
+            cleaned = clean_partition(_read_pieces(pieces), config=self.config)
+        elif pieces:
+            cleaned = merge_partition(before, _read_pieces(pieces), config=self.config)
+        else:
+            bot_days = count_bot_days(before.kept, before.quarantined, self.config)
+            cleaned = replace(before, bot_days=bot_days)
+        return _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrimPartition:
+    """Take the events of rare items and users out of one cleaned partition."""
+
+    config: CleaningConfig
+    folder: Path
+    item_counts: Path
+    rare_items: Path
+    """Parquet file with the ids of the items that are too rare."""
+
+    def __call__(self, partition: int) -> PartitionSummary:
+        """Return the summary of what is left, with the rows that were taken out."""
+        path = self.folder / f"part-{partition:05d}.parquet"
+        if not path.is_file():
+            return PartitionSummary()
+        trimmed = trim_partition(
+            pl.read_parquet(path),
+            rare_items=pl.read_parquet(self.rare_items)["item_id"],
+            config=self.config,
+        )
+        return _write_part(trimmed, partition, folder=self.folder, item_folder=self.item_counts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequencePartition:
+    """Turn one part of events into a part of sequences."""
+
+    events: Path
+    catalog: Path
+    folder: Path
+    queries: tuple[str, ...]
+    event_type_names: tuple[str, ...]
+
+    def __call__(self, partition: int) -> int:
+        """Return the number of users with at least one event."""
+        name = f"part-{partition:05d}.parquet"
+        if not (self.events / name).is_file():
+            return 0
+        sequences = build_sequences(
+            pl.read_parquet(self.events / name),
+            item_ids=load_items(self.catalog)["item_id"].to_list(),
+            queries=self.queries,
+            event_type_names=self.event_type_names,
+        )
+        save_part(sequences, self.folder / name)
+        return sequences.num_users
+
+
+def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
+    """Return each user's partition, int32; a stable hash, equal on every machine.
+
+    >>> partition_of(pl.Series(["a", "b", "a"]), 4).to_list()
+    [3, 3, 3]
+    """
+    distinct = user_ids.unique()
+    numbers = [xxhash.xxh3_64_intdigest(user_id.encode()) % num_partitions for user_id in distinct]
+    table = pl.DataFrame({"user_id": distinct, "partition": pl.Series(numbers, dtype=pl.Int32)})
+    frame = user_ids.alias("user_id").to_frame()
+    return frame.join(table, on="user_id", how="left", maintain_order="left")["partition"]
+
+
+def _read_pieces(pieces: Sequence[Path]) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(piece) for piece in pieces])
+
+
+def _read_part(partition: int, *, folder: Path) -> Cleaned | None:
+    """Return what is known of a partition's earlier rows; its duplicates are counted already."""
+    name = f"part-{partition:05d}.parquet"
+    if not (folder / name).is_file():
+        return None
+    kept = pl.read_parquet(folder / name)
+    path = folder / QUARANTINE / name
+    if path.is_file():
+        quarantined = pl.read_parquet(path).rename({v: k for k, v in QUARANTINE_NAMES.items()})
+    else:
+        quarantined = empty_quarantine()
+    return Cleaned(kept=kept, quarantined=quarantined)
+
+
+def _write_part(
+    cleaned: Cleaned, partition: int, *, folder: Path, item_folder: Path
+) -> PartitionSummary:
+    """Write a part, add to its quarantine, and say what was written."""
+    name = f"part-{partition:05d}.parquet"
+    cleaned.kept.rechunk().write_parquet(folder / name, compression="zstd")
+    item_counts(cleaned.kept).write_parquet(item_folder / name)
+    if cleaned.quarantined.height:
+        rows = cleaned.quarantined.rename(QUARANTINE_NAMES)
+        path = folder / QUARANTINE / name
+        path.parent.mkdir(exist_ok=True)
+        before = [pl.read_parquet(path)] if path.is_file() else []
+        pl.concat([*before, rows], rechunk=True).write_parquet(path)
+    return PartitionSummary(
+        counts=CleaningCounts(
+            kept=cleaned.kept.height,
+            duplicates=cleaned.duplicates,
+            quarantined=dict(cleaned.quarantined[REASON].value_counts().iter_rows()),
+        ),
+        statistics=log_statistics(cleaned.kept),
+        queries=tuple(distinct_queries(cleaned.kept)),
+        bot_days=cleaned.bot_days,
+        num_unclear_sessions=cleaned.num_unclear_sessions,
+        samples=_samples(cleaned.quarantined),
+    )
+
+
+def _samples(quarantined: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the first rows of each reason as text: as they came, or as JSON."""
+    first = quarantined.group_by(REASON, maintain_order=True).head(SAMPLES)
+    shown = pl.struct(EVENT_SCHEMA.names).struct.json_encode()
+    texts = first.select(REASON, pl.coalesce(RAW, shown).alias(RAW))
+    found = texts.group_by(REASON).agg(RAW).iter_rows()
+    return {reason: tuple(rows) for reason, rows in found}
