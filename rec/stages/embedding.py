@@ -31,8 +31,14 @@ from rec.artifacts import (
 )
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences
-from rec.encoders import EncoderConfig, EncoderSpec, load_encoder, resolve_spec
-from rec.encoders.prompts import render_items, share_chinese
+from rec.encoders import (
+    EncoderConfig,
+    EncoderSpec,
+    choose_encoder,
+    fingerprint_of,
+    load_encoder,
+)
+from rec.encoders.prompts import render_items
 from rec.spread import Spread, in_process
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -93,8 +99,9 @@ def embed(
     items = load_items(catalog.path)
     queries = list(load_sequences(sequences.path).queries)
     titles = items["title"].to_list()
-    spec = resolve_spec(config, share_chinese=share_chinese([*titles, *queries]))
-    fingerprint = load_encoder(spec).fingerprint
+    choice = choose_encoder(config, texts=[*titles, *queries])
+    spec = choice.spec
+    fingerprint = fingerprint_of(spec)
     texts = [*render_items(items, spec.template), *queries]
     parents = {"catalog": catalog.name, "sequences": sequences.name}
     settings = {"fingerprint": fingerprint, "encoder": asdict(spec)}
@@ -125,6 +132,7 @@ def embed(
             "truncated": sum(block["truncated"] for block in done),
             "width": int(matrix.shape[1]),
         }
+        draft.details["encoder_reason"] = choice.reason
     made = find_artifact(workspace, "embeddings", config_hash("embeddings", settings, parents))
     assert made is not None
     return made, False
