@@ -8,7 +8,9 @@ Shapes: B texts of a batch, T tokens, D width.
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,7 +102,7 @@ def _onnx(model: nn.Module) -> Backend:
     names = ["input_ids", "attention_mask"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with TemporaryDirectory() as folder, torch.no_grad():
+    with TemporaryDirectory() as folder, _tracing():
         graph = Path(folder) / "model.onnx"
         # The older exporter: the newer one takes six times as long for the same graph.
         torch.onnx.export(
@@ -126,7 +128,7 @@ def _openvino(model: nn.Module) -> Backend:
     import openvino
 
     example = dict(zip(("input_ids", "attention_mask"), _example(), strict=True))
-    with torch.no_grad():
+    with _tracing():
         graph = openvino.convert_model(_States(model.float().eval()), example_input=example)
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
     request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
@@ -138,6 +140,17 @@ def _openvino(model: nn.Module) -> Backend:
             return torch.from_numpy(request.infer(feed)[0].copy())
 
     return forward
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Follow a model once to export it, without its warnings about branches on shapes.
+
+    Those branches depend on things that no call changes; the probe compares the outcome.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _example() -> tuple[Tensor, Tensor]:

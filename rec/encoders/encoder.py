@@ -53,7 +53,8 @@ class EncoderConfig:
     """Texts of one forward pass; raising it costs memory, a GPU wants hundreds."""
     backend: Literal["auto", "torch", "torch-bf16", "onnx", "openvino"] = "auto"
     """What computes a transformer; ``auto`` measures those installed and takes the fastest that
-    stays within a cosine of 0.995 of torch. Its number format is part of the fingerprint."""
+    stays within a cosine of 0.995 of torch. Its number format is part of the fingerprint; in
+    bfloat16 an embedding may differ in the fourth digit of a cosine with the batch it came in."""
     storage: Literal["float32", "float16"] = "float32"
     """Format of the stored embeddings; float16 halves the space at a cosine of 0.999999."""
 
