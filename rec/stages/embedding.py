@@ -38,12 +38,15 @@ from rec.encoders import (
     load_encoder,
 )
 from rec.encoders.backends import BackendName
+from rec.encoders.images import ImageEmbeddings, read_image_embeddings
 from rec.encoders.probe import Measurement, measure_backends, sample, settle_backend
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
 from rec.spread import Spread, in_process
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
+IMAGES_FILE = "images.safetensors"
+"""Only where the catalog has image embeddings."""
 BLOCK_TEXTS = 512
 """Texts of one task at least: what a killed worker loses, and a moving progress bar."""
 BLOCK_BATCHES = 16
@@ -99,6 +102,7 @@ def embed(
     Raises:
         ArtifactError: nothing was prepared.
         ConfigError: the encoder cannot be loaded.
+        DataError: an image embedding that is none.
     """
     catalog = latest_artifact(workspace, "catalog", made_by="prepare")
     sequences = latest_artifact(workspace, "sequences", made_by="prepare")
@@ -120,6 +124,7 @@ def embed(
     if found is not None:
         point_latest(workspace, "embeddings", found.name)
         return found, True
+    images = read_image_embeddings(items)
     folder = room / "store" / f"{fingerprint}-{spec.storage}"
     store = EmbeddingStore(folder=folder, storage=spec.storage)
     store.open()
@@ -137,6 +142,12 @@ def embed(
         matrix = store.read(hashes)
         tensors = {"items": matrix[: items.height], "queries": matrix[items.height :]}
         save_file(tensors, draft.path / EMBEDDINGS_FILE)
+        if images is not None:
+            save_file(
+                {"embeddings": images.embeddings, "is_present": images.is_present},
+                draft.path / IMAGES_FILE,
+            )
+            draft.counts["images"] = int(images.is_present.sum())
         books = _books(done) | spent
         draft.counts |= {
             "items": items.height,
@@ -168,6 +179,15 @@ def load_embeddings(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np
     """Return item ``(V, D)`` and query ``(Q, D)`` embeddings, float32."""
     tensors = load_file(artifact.path / EMBEDDINGS_FILE)
     return tensors["items"], tensors["queries"]
+
+
+def load_images(artifact: Artifact) -> ImageEmbeddings | None:
+    """Return the image embeddings of the items, ``None`` where the catalog has none."""
+    path = artifact.path / IMAGES_FILE
+    if not path.is_file():
+        return None
+    tensors = load_file(path)
+    return ImageEmbeddings(embeddings=tensors["embeddings"], is_present=tensors["is_present"])
 
 
 def _blocks(texts: Sequence[str], *, size: int) -> list[list[str]]:
