@@ -3,7 +3,8 @@
     python -m tests.benchmarks.embed --peer-python PEER/bin/python --texts 20000 100000
 
 Starting Ray, its workers and torch in each costs the same for any number of texts. Two sizes tell
-that fixed part from the part that grows, and so what a million texts would take.
+that fixed part from the part that grows, and so what a million texts would take. Both sizes must
+give every worker a block, or the larger one pays for the start of a worker more.
 PEER is an environment with sentence-transformers and ray[data].
 """
 
@@ -28,7 +29,7 @@ from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig, load_encoder
 from rec.encoders.checkpoints import find_checkpoint
 from rec.encoders.encoder import make_spec
-from rec.stages.embedding import embed
+from rec.stages.embedding import BLOCK_TEXTS, embed
 from rec.stages.preparation import prepare
 from tests.benchmarks.encode import BATCH_SIZE, MAX_TOKENS, MODEL, make_texts
 from tests.benchmarks.fair import Reading, in_turns, machine, medians
@@ -39,20 +40,22 @@ _PLAIN = """
 import sys
 import ray.data
 class Encode:
-    def __init__(self, folder, max_tokens):
+    def __init__(self, folder, max_tokens, batch_size):
         import torch
         torch.set_num_threads(1)
         from sentence_transformers import SentenceTransformer
         self.model = SentenceTransformer(folder, device="cpu")
         self.model.max_seq_length = max_tokens
+        self.batch_size = batch_size
     def __call__(self, batch):
         batch["embedding"] = self.model.encode(
-            list(batch["title"]), batch_size=int(sys.argv[4]), normalize_embeddings=True)
+            list(batch["title"]), batch_size=self.batch_size, normalize_embeddings=True)
         return batch
 folder, items, out, batch_size, max_tokens = sys.argv[1:6]
-ray.init(num_cpus=2, include_dashboard=False)
+# Two for the encoders; with no more, reading and writing may wait for ever.
+ray.init(address="local", num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1")
 ray.data.read_parquet(items).repartition(int(sys.argv[6])).map_batches(
-    Encode, fn_constructor_args=(folder, int(max_tokens)), batch_size=512,
+    Encode, fn_constructor_args=(folder, int(max_tokens), int(batch_size)), batch_size=512,
     concurrency=2, num_cpus=1).write_parquet(out)
 """
 
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", default="torch-bf16")
     parser.add_argument("--figures", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args(argv)
+    if min(arguments.texts) < 2 * NUM_WORKERS * BLOCK_TEXTS:
+        parser.error(f"--texts must be >= {2 * NUM_WORKERS * BLOCK_TEXTS}, two blocks a worker")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     prepare_environment(os.environ)
     torch.set_num_threads(1)
@@ -167,6 +172,8 @@ def plain(python: Path, folder: Path) -> Reading:
             check=False,
             capture_output=True,
             text=True,
+            # Its workers must not import from here.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         )
     assert done.returncode == 0, done.stderr[-1500:]
     return meter.read()
