@@ -20,7 +20,9 @@ from cluster.runtime import prepare_environment
 prepare_environment(os.environ)
 import ray
 from cluster.data.spread import RaySpread
-ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+# A cluster of its own, even where another one runs on the machine.
+ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False,
+         _node_ip_address="127.0.0.1")
 def make():
     def work(number):
         time.sleep(0.2)
