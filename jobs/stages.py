@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.data.spread import RaySpread
+from cluster.data.threads import ThreadSpread
 from cluster.resources import Profile
 from cluster.train.trainer import train_model
 from jobs.recipes import Recipe
@@ -69,6 +70,8 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
         spread=RaySpread(
             num_actors=data.num_encoders, num_cpus=data.encoder_cpus, num_gpus=data.encoder_gpus
         ),
+        # Where the workers have a GPU this process may have none, and small work is large.
+        local=None if data.encoder_gpus else ThreadSpread(num_threads=data.num_encoders),
         num_threads=max(1, int(data.encoder_cpus)),
     )
     counts = dict(artifact.counts)
@@ -80,7 +83,9 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
         "skipped": is_skipped,
         "counts": counts,
         "encoder": spec["encoder"]["model"],
+        "backend": spec["encoder"]["backend"],
         "fingerprint": spec["fingerprint"],
+        "cost": artifact.manifest["details"]["cost"],
     }
 
 

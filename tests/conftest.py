@@ -56,7 +56,7 @@ def train_settings() -> TrainSettings:
     return TrainSettings(
         model=ModelConfig(width=32, max_length=20, dropout=0.1),
         training=TrainingConfig(num_epochs=8, batch_size=32, validation_users=100, patience=8),
-        ranker=RankerConfig(max_trees=40, moments_per_user=5),
+        ranker=RankerConfig(num_trees=40, moments_per_user=5),
         test_quantile=0.9,
         exclude_seen=True,
         num_candidates=50,

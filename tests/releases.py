@@ -1,6 +1,7 @@
 """A promoted release in a second: random towers over hashed text, real files and manifests."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from rec.artifacts import latest_artifact, write_artifact, write_json
 from rec.data.items import CATALOG_FILE
 from rec.data.sequences import build_sequences, save_part, save_vocabulary
-from rec.encoders.encoder import EncoderConfig, load_encoder, resolve_spec
+from rec.encoders import EncoderConfig, choose_encoder, load_encoder
 from rec.models.inference import embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
@@ -62,7 +63,7 @@ def make_release(
             draft.path, num_items=NUM_ITEMS, queries=["red dress"], event_type_names=types
         )
     parents = {"sequences": latest_artifact(workspace, "sequences", made_by="prepare").name}
-    spec = resolve_spec(EncoderConfig(model="hashing"), share_chinese=0.5)
+    spec = choose_encoder(EncoderConfig(model="hashing"), texts=[]).spec
     encoder = load_encoder(spec)
     titles = items["title"].to_list()
     text = np.concatenate([np.zeros((1, encoder.width), np.float32), encoder.encode(titles)])
@@ -77,14 +78,7 @@ def make_release(
         embeddings=embed_items(model),
         model=model,
         ranking=RankingConfig(),
-        encoder={
-            "kind": spec.kind,
-            "model": spec.model,
-            "pooling": spec.pooling,
-            "max_tokens": spec.max_tokens,
-            "batch_size": spec.batch_size,
-            "template": spec.template,
-        },
+        encoder=asdict(spec),
         fingerprint=encoder.fingerprint,
         event_type_names=types,
         is_pseudonymized=is_pseudonymized,

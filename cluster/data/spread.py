@@ -1,38 +1,42 @@
 """Spreading tasks over Ray Data's actors: the cluster's counterpart of ``rec.spread.in_process``.
 
-Ray Data streams the numbers of the tasks through an actor pool; each actor makes its worker once.
-Results come back in the order of the tasks, so a stage cannot tell who did the work.
+Ray Data streams the tasks through an actor pool; each actor makes its worker once. Results come
+back in the order of the tasks, so a stage cannot tell who did the work. Where an actor is lost, the
+tasks without a result are spread again over new ones. Ray would restart the actor itself, but from
+constructor arguments in the object store: if those are lost too, the restart fails.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.progress import console
+from cluster.data.bars import spread_progress, task_size
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class TaskActor:
-    """Make a worker once and apply it to the tasks of every batch of numbers."""
+MAX_LOSSES = 5
+"""Times that lost actors are replaced; what kills more of them is no accident."""
+_log = logging.getLogger(__name__)
 
-    def __init__(self, make_worker: bytes, tasks: Any) -> None:
+
+class TaskActor:
+    """Make a worker once and apply it to the tasks of every batch."""
+
+    def __init__(self, make_worker: bytes) -> None:
         # Workers of a laptop share few cores: threads beyond the actor's own only fight.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        import ray  # see RaySpread
-
         self._worker = cloudpickle.loads(make_worker)()
-        self._tasks = ray.get(tasks)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the pickled result of each task number."""
-        results = [cloudpickle.dumps(self._worker(self._tasks[int(n)])) for n in batch["id"]]
+        """Return the pickled result of each task."""
+        results = [cloudpickle.dumps(self._worker(cloudpickle.loads(t))) for t in batch["task"]]
         return {"id": batch["id"], "result": np.array(results, dtype=object)}
 
 
@@ -52,7 +56,7 @@ class RaySpread:
         Args:
             num_actors: actors at most.
             num_cpus: cores of one.
-            num_gpus: GPUs of one.
+            num_gpus: GPUs of one; a fraction shares a GPU.
             is_stateless: making a worker costs nothing, so Ray's own task workers do; they stay
                 between calls, where an actor's start costs seconds.
         """
@@ -72,37 +76,59 @@ class RaySpread:
             return
         # Ray reads its authentication settings when it is imported, so ``connect`` comes first.
         import ray.data
+        import ray.exceptions
 
         _quieten(ray.data.DataContext.get_current())
-        pickled, shared = cloudpickle.dumps(make_worker), ray.put(list(tasks))
-        numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
+        pickled = cloudpickle.dumps(make_worker)
+        done: dict[int, Any] = {}
+        num_losses = 0
+        with spread_progress() as progress:
+            bar = progress.add_task(label, total=sum(task_size(task) for task in tasks))
+            while len(done) < len(tasks):
+                left = [number for number in range(len(tasks)) if number not in done]
+                try:
+                    for row in self._stream(pickled, {n: tasks[n] for n in left}):
+                        number = int(row["id"])
+                        done[number] = cloudpickle.loads(row["result"])
+                        progress.advance(bar, task_size(tasks[number]))
+                except ray.exceptions.ActorDiedError:
+                    num_losses += 1
+                    if num_losses > MAX_LOSSES:
+                        raise
+                    _log.warning(
+                        "%s: a worker was lost, going on with %d of %d tasks",
+                        label,
+                        len(tasks) - len(done),
+                        len(tasks),
+                    )
+        for number in range(len(tasks)):
+            yield done[number]
+
+    def _stream(self, make_worker: bytes, tasks: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+        """Yield ``id`` and pickled ``result`` of each task, in any order."""
+        import ray.data  # see __call__
+        from ray.util.annotations import RayDeprecationWarning
+
+        rows = [{"id": n, "task": cloudpickle.dumps(task)} for n, task in tasks.items()]
+        data = ray.data.from_items(rows, override_num_blocks=len(rows))
         if self._is_stateless:
-            results = numbers.map_batches(
-                lambda batch: TaskActor(pickled, shared)(batch), batch_size=1, **self._options
+            results = data.map_batches(
+                lambda batch: TaskActor(make_worker)(batch), batch_size=1, **self._options
             )
         else:
             size = min(self._num_actors, len(tasks))
-            results = numbers.map_batches(
-                TaskActor,
-                fn_constructor_args=(pickled, shared),
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
-                **self._options,
-            )
-        done: dict[int, Any] = {}
-        columns = (
-            TextColumn("[progress.description]{task.description:>18}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console()) as progress:
-            bar = progress.add_task(label, total=len(tasks))
-            for row in results.iter_rows():
-                done[int(row["id"])] = cloudpickle.loads(row["result"])
-                progress.advance(bar)
-        for number in range(len(tasks)):
-            yield done[number]
+            with warnings.catch_warnings():
+                # Ray 2.60 has no other way to say max_restarts and wants one from 2.64 on.
+                warnings.simplefilter("ignore", RayDeprecationWarning)
+                results = data.map_batches(
+                    TaskActor,
+                    fn_constructor_args=(make_worker,),
+                    batch_size=1,
+                    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
+                    max_restarts=0,
+                    **self._options,
+                )
+        yield from results.iter_rows()
 
 
 def _quieten(context: Any) -> None:

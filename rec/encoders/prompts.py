@@ -1,13 +1,46 @@
-"""Prompts: what an encoder reads of an item. The template is part of the fingerprint."""
+"""Prompts: what an encoder reads of an item, a query and a user's sequence.
+
+Families were trained with words of their own around a text (e5 wants ``query: `` before it).
+Items, queries and sequences share one space, so all carry the same prefix: the symmetric use that
+the families' authors advise. Prompt and template are part of the fingerprint.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
 DEFAULT_TEMPLATE = "{title}. {category}. {text}"
 _FIELDS = ("title", "category", "tags", "text")
-_CHINESE = r"[\u4e00-\u9fff]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """Hold the words around the texts of one encoder family."""
+
+    prefix: str
+    """Stands before every text."""
+    sequence: Mapping[str, str]
+    """Language to the frame of a user's rendered sequence; names ``{events}``."""
+    version: int = 1
+    """Counts changes of the words, here and in ``rec.encoders.sequence_text``."""
+
+
+_FRAME = {"en": "The user {events}.", "zh": "用户{events}。"}
+PROMPTS: Mapping[str, Prompt] = {
+    "plain": Prompt(prefix="", sequence=_FRAME),
+    # Source: Wang et al. 2024, Multilingual E5: "query: " for symmetric tasks.
+    "e5": Prompt(prefix="query: ", sequence=_FRAME),
+    # A decoder's last token guesses what follows: the frame asks for the next item.
+    "causal": Prompt(
+        prefix="",
+        sequence={
+            "en": "The user {events}. Next, the user wants:",
+            "zh": "用户{events}。用户接下来想要：",
+        },
+    ),
+}
 
 
 def render_items(items: pl.DataFrame, template: str) -> list[str]:
@@ -31,18 +64,6 @@ def render_items(items: pl.DataFrame, template: str) -> list[str]:
         _tidy(template.format(**dict(zip(_FIELDS, values, strict=True))))
         for values in zip(*columns, strict=True)
     ]
-
-
-def share_chinese(texts: Sequence[str]) -> float:
-    """Return the share of texts with at least one Chinese character.
-
-    >>> share_chinese(["red dress", "红色 连衣裙"])
-    0.5
-    """
-    if not texts:
-        return 0.0
-    matches = pl.Series(texts, dtype=pl.String).str.contains(_CHINESE)
-    return float(matches.sum()) / len(texts)
 
 
 def _tidy(text: str) -> str:

@@ -1,38 +1,31 @@
 """Transformer encoders: any allowed Hugging Face family, masked pooling, safetensors only.
 
-An embedding never depends on the batch it came in: padding is masked in attention and in pooling.
-Encoder-only families pool by mean (or cls), decoder-only ones by the last token, of
-encoder-decoder families the encoder half is used (mean).
+An embedding never depends on the batch it came in: padding is masked in attention and in pooling,
+and positions count real tokens only. Encoder-only families pool by mean (or cls), decoder-only ones
+by the last token, of encoder-decoder families the encoder half is used (mean).
 
 Shapes: N texts, B texts of a batch, T tokens, D width.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rec.artifacts import file_sha256
-from rec.errors import ConfigError
+from rec.encoders.backends import BackendName, make_backend
+from rec.encoders.checkpoints import ENCODER_DECODER, checkpoint_fingerprint, read_checkpoint
+from rec.encoders.cutting import cut_characters
 
-ENCODER_ONLY = frozenset({"bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert"})
-DECODER_ONLY = frozenset({"gpt2", "llama", "qwen2", "qwen3", "mistral", "gpt_neox"})
-ENCODER_DECODER = frozenset({"t5", "mt5", "umt5"})
-_IDENTITY_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-)
+_CHUNK_BATCHES = 16
+"""Batches that are tokenised and sorted by length together, while the chunk before is computed."""
 
 
 class TransformerEncoder:
@@ -40,116 +33,132 @@ class TransformerEncoder:
 
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer: Any,
+        folder: Path,
         *,
-        pooling: str,
-        max_tokens: int,
-        batch_size: int,
-        fingerprint: str,
-        device: str,
-    ) -> None:
-        self._model = model.to(device).eval()
-        self._tokenizer = tokenizer
-        self._pooling = pooling
-        self._max_tokens = max_tokens
-        self._batch_size = batch_size
-        self._device = device
-        self.fingerprint = fingerprint
-        config: Any = model.config  # its fields depend on the architecture
-        self.width = int(getattr(config, "hidden_size", 0) or config.d_model)
-        self.num_truncated = 0
-        self.num_tokens = 0
-
-    @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        pooling: str,
-        max_tokens: int,
-        batch_size: int,
-        template: str,
+        identity: str = "",
+        pooling: Literal["mean", "cls", "last"] = "mean",
+        prefix: str = "",
+        max_tokens: int = 64,
+        batch_size: int = 32,
+        backend: BackendName = "torch",
+        padding_side: Literal["left", "right"] = "right",
         device: str | None = None,
-    ) -> "TransformerEncoder":
-        """Return the encoder of a folder or a hub name.
+    ) -> None:
+        """Load a folder.
+
+        Args:
+            folder: model and tokenizer, as ``save_pretrained`` writes them.
+            identity: what fixes the space beside the files.
+            pooling: token states to one embedding.
+            prefix: stands before every text; counts towards ``max_tokens``.
+            max_tokens: tokens read of a text.
+            batch_size: texts of one forward pass.
+            backend: what computes.
+            padding_side: makes no difference to an embedding.
+            device: a GPU where there is one, if absent.
 
         Raises:
-            ConfigError: nothing there, a ``model_type`` outside the allow-list, or no
-                safetensors weights.
+            ConfigError: a ``model_type`` outside the allow-list, code of its own, no safetensors
+                weights, or a backend that is not installed.
         """
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        folder = _fetch(model)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        allowed = ENCODER_ONLY | DECODER_ONLY | ENCODER_DECODER
-        if config.model_type not in allowed:
-            raise ConfigError(
-                f"--encoder.model {model}: model_type {config.model_type!r} is not allowed, "
-                f"expected one of {', '.join(sorted(allowed))}"
-            )
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise ConfigError(f"--encoder.model {model}: no *.safetensors in {folder}")
-        auto = AutoModelForTextEncoding if config.model_type in ENCODER_DECODER else AutoModel
-        network = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if tokenizer.pad_token is None:
-            # The mask hides padding, so any token will do.
-            tokenizer.pad_token = tokenizer.eos_token
-        chosen = _pooling(pooling, config.model_type)
-        identity = {
-            "files": [file_sha256(path) for path in weights]
-            + [file_sha256(folder / name) for name in _IDENTITY_FILES if (folder / name).is_file()],
-            "pooling": chosen,
-            "template": template,
-            "max_tokens": max_tokens,
-            "normalised": True,
-            "dtype": "float32",
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return cls(
-            network,
-            tokenizer,
-            pooling=chosen,
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            fingerprint=digest[:16],
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        self._device = device or default_device()
+        model_type = read_checkpoint(folder).model_type
+        auto = AutoModelForTextEncoding if model_type in ENCODER_DECODER else AutoModel
+        model = auto.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
+        config: Any = model.config  # its fields depend on the architecture
+        self.width = int(getattr(config, "hidden_size", 0) or config.d_model)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # The mask hides padding, so any token will do.
+        padding = self._tokenizer.pad_token_id
+        self._padding_id = int(self._tokenizer.eos_token_id or 0) if padding is None else padding
+        self._forward = make_backend(backend, model, device=self._device)
+        self._folder = folder
+        self._identity = identity
+        self._pooling = pooling
+        self._prefix = prefix
+        self._max_tokens = max_tokens
+        self._batch_size = batch_size
+        self._is_left = padding_side == "left"
+        self.num_truncated = 0
+        self.num_tokens = 0
 
-    @torch.inference_mode()
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the hash of weights, tokenizer and everything that shapes the text."""
+        return checkpoint_fingerprint(self._folder, self._identity)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return L2-normalised float32 ``(N, D)`` in the order of the texts.
 
-        Texts are sorted by length first, so that a batch holds little padding.
+        Texts are sorted by length, so that a batch holds little padding, and tokenised in a
+        thread of their own, so that a GPU need not wait.
         """
         out = np.zeros((len(texts), self.width), dtype=np.float32)
-        if not texts:
+        size = _CHUNK_BATCHES * self._batch_size
+        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+        if len(chunks) <= 1:
+            for chunk in chunks:
+                self._encode_rows(self._tokenise(chunk), out)
             return out
+        with ThreadPoolExecutor(max_workers=1) as pool_of_one:
+            ahead = pool_of_one.submit(self._tokenise, chunks[0])
+            for number in range(len(chunks)):
+                rows = ahead.result()
+                if number + 1 < len(chunks):
+                    ahead = pool_of_one.submit(self._tokenise, chunks[number + 1])
+                self._encode_rows(rows, out[number * size : (number + 1) * size])
+        return out
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, uncut, with prefix and special ones."""
+        if not texts:
+            return []
+        found = self._tokenizer([self._prefix + text for text in texts])["input_ids"]
+        return [len(ids) for ids in found]
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, cut to the limit; cut texts are counted."""
+        full = [self._prefix + text for text in texts]
+        read = [cut_characters(text, self._max_tokens) for text in full]
         tokens = self._tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self._max_tokens,
-            return_overflowing_tokens=True,
+            read, truncation=True, max_length=self._max_tokens, return_overflowing_tokens=True
         )
         # Of a cut text only the first piece is read; the others just tell that it was cut.
         owners = np.asarray(tokens["overflow_to_sample_mapping"])
         firsts = np.flatnonzero(np.diff(owners, prepend=-1))
         rows = [tokens["input_ids"][int(first)] for first in firsts]
-        self.num_truncated += int((np.bincount(owners) > 1).sum())
+        is_cut = np.bincount(owners) > 1
+        is_cut |= np.asarray([len(r) < len(f) for r, f in zip(read, full, strict=True)])
+        self.num_truncated += int(is_cut.sum())
         self.num_tokens += sum(len(row) for row in rows)
+        # An empty text of a family without special tokens still needs one token to look at.
+        return [row or [self._padding_id] for row in rows]
+
+    @torch.inference_mode()
+    def _encode_rows(self, rows: Sequence[list[int]], out: NDArray[np.float32]) -> None:
+        """Write the embeddings of tokenised texts into ``out``, ``(B, D)``."""
         order = np.argsort([-len(row) for row in rows], kind="stable")
         for start in range(0, len(order), self._batch_size):
             picks = order[start : start + self._batch_size]
-            batch = self._tokenizer.pad(
-                {"input_ids": [rows[int(pick)] for pick in picks]}, return_tensors="pt"
-            ).to(self._device)
-            states = self._model(**batch).last_hidden_state  # (B, T, D)
-            pooled = pool(states, batch["attention_mask"], pooling=self._pooling)
-            normal = nn.functional.normalize(pooled.float(), dim=-1)
-            out[picks] = normal.cpu().numpy()
-        return out
+            ids, mask = self._pad([rows[int(pick)] for pick in picks])
+            states = self._forward(ids.to(self._device), mask.to(self._device))  # (B, T, D)
+            pooled = pool(states.float(), mask.to(states.device), pooling=self._pooling)
+            out[picks] = nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+
+    def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, int64 ``(B, T)``."""
+        length = max(len(row) for row in rows)
+        ids = np.full((len(rows), length), self._padding_id, dtype=np.int64)
+        mask = np.zeros((len(rows), length), dtype=np.int64)
+        for number, row in enumerate(rows):
+            place = slice(length - len(row), length) if self._is_left else slice(0, len(row))
+            ids[number, place] = row
+            mask[number, place] = 1
+        return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def pool(states: Tensor, mask: Tensor, *, pooling: str) -> Tensor:
@@ -163,7 +172,9 @@ def pool(states: Tensor, mask: Tensor, *, pooling: str) -> Tensor:
     """
     if pooling == "mean":
         weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        # Where, not times: padding of a backend may be NaN, and NaN times zero is NaN.
+        kept = torch.where(weights > 0, states, 0.0)
+        return kept.sum(dim=1) / weights.sum(dim=1).clamp(min=1)
     places = torch.arange(mask.shape[1], device=mask.device)
     if pooling == "cls":
         picks = torch.where(mask.bool(), places, mask.shape[1]).amin(dim=1)
@@ -172,25 +183,6 @@ def pool(states: Tensor, mask: Tensor, *, pooling: str) -> Tensor:
     return states[torch.arange(len(states), device=mask.device), picks]
 
 
-def _pooling(asked: str, model_type: str) -> str:
-    if asked != "auto":
-        return asked
-    return "last" if model_type in DECODER_ONLY else "mean"
-
-
-def _fetch(model: str) -> Path:
-    """Return the local folder of a model; a hub name is downloaded (safetensors only)."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download  # only for hub names
-
-    try:
-        return Path(
-            snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
-        )
-    except Exception as error:
-        detail = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"--encoder.model {model}: no such folder, and the hub did not give it ({detail}): "
-            "name a local folder or package:NAME"
-        ) from error
+def default_device() -> str:
+    """Return the device that an encoder is put on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,8 +2,8 @@
 
 A moment is a user's history up to some time and the items of the next one. The sources' tables
 know only the log before the window, as they know only the log before today when they serve. Folds
-over users choose the number of trees, calibrate, and say whether trees are worth it: where they do
-not beat the best single source out of fold, there are none.
+over users calibrate, and say whether trees are worth it: where they do not beat the best single
+source out of fold, there are none.
 
 Shapes: M moments, C candidates of all moments, F features.
 """
@@ -31,7 +31,6 @@ _TRUNCATION = 20
 """Places that LambdaRank looks at: twice a list."""
 _COMPARED = ("sequence", "personal", "accompanies", "recent_popularity")
 """Single features that the trees must beat."""
-_STOPPING_ROUNDS = 30
 logger = logging.getLogger(__name__)
 
 Cosines = Callable[[Sequences], NDArray[np.float32]]
@@ -182,12 +181,8 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
     users = np.unique(examples.moments.histories.user_ids, return_inverse=True)[1]
     folds = generator.integers(0, config.num_folds, size=users.max() + 1)[users]  # (M,)
     raw = np.zeros(len(examples.rows))
-    num_trees = []
     for fold in np.unique(folds):
-        booster = _train(
-            examples, folds != fold, valid=folds == fold, config=config, num_threads=num_threads
-        )
-        num_trees.append(max(1, booster.best_iteration))
+        booster = _train(examples, folds != fold, config=config, num_threads=num_threads)
         mine = folds[examples.rows] == fold
         raw[mine] = booster.predict(examples.features[mine], num_threads=num_threads)
     metrics = {"trees": _ndcg(examples, raw)}
@@ -198,14 +193,8 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
         logger.info("ranker: trees do not help on this log: %s", metrics)
         return None
     slope, intercept = _calibrate(raw, examples.is_target)
-    booster = _train(
-        examples,
-        np.ones(num_moments, dtype=np.bool_),
-        valid=None,
-        config=config,
-        num_threads=num_threads,
-        num_trees=round(float(np.mean(num_trees))),
-    )
+    everyone = np.ones(num_moments, dtype=np.bool_)
+    booster = _train(examples, everyone, config=config, num_threads=num_threads)
     return Trees(
         booster=booster,
         slope=slope,
@@ -216,23 +205,16 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
 
 
 def _train(
-    examples: Examples,
-    picks: NDArray[np.bool_],
-    *,
-    valid: NDArray[np.bool_] | None,
-    config: RankerConfig,
-    num_threads: int,
-    num_trees: int | None = None,
+    examples: Examples, picks: NDArray[np.bool_], *, config: RankerConfig, num_threads: int
 ) -> lightgbm.Booster:
-    """Fit trees on some moments; others stop it early, where given."""
+    """Fit trees on the moments where ``picks`` holds."""
     parameters = {
         "objective": "lambdarank",
-        "metric": "ndcg",
-        "eval_at": [VALIDATION_K],
         "lambdarank_truncation_level": _TRUNCATION,
         "learning_rate": config.learning_rate,
         "num_leaves": config.num_leaves,
         "min_data_in_leaf": config.min_leaf_rows,
+        "max_bin": 63,
         "feature_fraction": 0.7,
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
@@ -243,30 +225,15 @@ def _train(
         "num_threads": num_threads,
         "verbosity": -1,
     }
-    data = _dataset(examples, picks)
-    if valid is None:
-        return lightgbm.train(parameters, data, num_boost_round=num_trees or config.max_trees)
-    return lightgbm.train(
-        parameters,
-        data,
-        num_boost_round=config.max_trees,
-        valid_sets=[_dataset(examples, valid, reference=data)],
-        callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False)],
-    )
-
-
-def _dataset(
-    examples: Examples, picks: NDArray[np.bool_], *, reference: lightgbm.Dataset | None = None
-) -> lightgbm.Dataset:
     keep = picks[examples.rows]
     sizes = np.bincount(examples.rows[keep], minlength=len(picks))
-    return lightgbm.Dataset(
+    data = lightgbm.Dataset(
         examples.features[keep],
         examples.is_target[keep].astype(np.int8),
         group=sizes[sizes > 0],
         feature_name=list(FEATURES),
-        reference=reference,
     )
+    return lightgbm.train(parameters, data, num_boost_round=config.num_trees)
 
 
 def _ndcg(examples: Examples, scores: NDArray[np.floating]) -> float:

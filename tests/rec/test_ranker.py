@@ -167,7 +167,7 @@ def test_log_odds_are_calibrated(trained_workspace: Path) -> None:
     tables = tables_of(inner.train)
     ranker = fit_ranker(
         split.train, since_ms=inner.cut_ms, tables=tables, cosines=cosines,
-        config=RankerConfig(max_trees=40, moments_per_user=5), num_candidates=50,
+        config=RankerConfig(num_trees=40, moments_per_user=5), num_candidates=50,
     )  # fmt: skip
     assert ranker is not None
     asked = next_moments(split.train, since_ms=inner.cut_ms, per_user=5, max_moments=10**6, seed=7)
@@ -241,8 +241,8 @@ def test_ranker_of_other_features_is_refused(trained_workspace: Path, tmp_path: 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="window-share must be in"):
         RankerConfig(window_share=1.0)
-    with pytest.raises(ConfigError, match="max-trees must be >= 1, got 0"):
-        RankerConfig(max_trees=0)
+    with pytest.raises(ConfigError, match="num-trees must be >= 1, got 0"):
+        RankerConfig(num_trees=0)
 
 
 def test_predicting_needs_no_second_thread(released_workspace: Path) -> None:
