@@ -145,7 +145,7 @@ def test_first_moments_are_what_a_temporal_split_asks(trained_workspace: Path) -
 def test_ranker_beats_what_it_reads_out_of_fold(trained_workspace: Path) -> None:
     model = latest_artifact(trained_workspace, "models", made_by="train")
     ranker = load_ranker(model.path)
-    assert set(ranker.trees) == {"new", "all"}
+    assert "all" in ranker.trees, "what does not beat its best input is dropped"
     for trees in ranker.trees.values():
         others = [value for name, value in trees.metrics.items() if name != "trees"]
         assert trees.metrics["trees"] > max(others)
