@@ -1,6 +1,7 @@
 """Candidates, their features and the trees over them: by hand where small, else by property."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import next_moments, temporal_split
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.features import FEATURES, SOURCES, Candidates, find_candidates
-from rec.ranking.ranker import RANKER_FILE, RankerConfig, load_ranker
+from rec.ranking.ranker import RANKER_FILE, Ranker, RankerConfig, load_ranker, save_ranker
 from rec.ranking.recommender import Recommender, current_release
 from rec.ranking.requests import Request
 from rec.ranking.sources import SourceTables, build_tables, load_tables, save_tables, score_sources
@@ -142,45 +143,100 @@ def test_first_moments_are_what_a_temporal_split_asks(trained_workspace: Path) -
     )
 
 
-def test_ranker_beats_what_it_reads_out_of_fold(trained_workspace: Path) -> None:
-    model = latest_artifact(trained_workspace, "models", made_by="train")
-    ranker = load_ranker(model.path)
-    assert "all" in ranker.trees, "what does not beat its best input is dropped"
-    for trees in ranker.trees.values():
-        others = [value for name, value in trees.metrics.items() if name != "trees"]
-        assert trees.metrics["trees"] > max(others)
-        assert trees.slope > 0
+@dataclass(frozen=True)
+class Window:
+    """The shop's ranker window, and towers that say nothing: all must come from other sources."""
+
+    train: Sequences
+    since_ms: int
+    tables: SourceTables
+    ranker: Ranker
 
 
-def test_log_odds_are_calibrated(trained_workspace: Path) -> None:
-    """The mean probability of the candidates is about the share of them that came next."""
+def say_nothing(histories: Sequences) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(1, histories.num_items)).astype(np.float32)
+    return np.repeat(noise, histories.num_users, axis=0)
+
+
+@pytest.fixture(scope="module")
+def window(trained_workspace: Path) -> Window:
     log = load_sequences(latest_artifact(trained_workspace, "sequences", made_by="prepare").path)
-    model = latest_artifact(trained_workspace, "models", made_by="train")
-    split = temporal_split(log, quantile=0.9)
-    inner = temporal_split(split.train, quantile=0.9)
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(1, log.num_items)).astype(np.float32)
-
-    def cosines(histories: Sequences) -> np.ndarray:
-        return np.repeat(noise, histories.num_users, axis=0)
-
+    train = temporal_split(log, quantile=0.9).train
+    inner = temporal_split(train, quantile=0.9)
     tables = tables_of(inner.train)
     ranker = fit_ranker(
-        split.train, since_ms=inner.cut_ms, tables=tables, cosines=cosines,
+        train, since_ms=inner.cut_ms, tables=tables, cosines=say_nothing,
         config=RankerConfig(num_trees=40, moments_per_user=5), num_candidates=50,
     )  # fmt: skip
     assert ranker is not None
-    asked = next_moments(split.train, since_ms=inner.cut_ms, per_user=5, max_moments=10**6, seed=7)
+    return Window(train=train, since_ms=inner.cut_ms, tables=tables, ranker=ranker)
+
+
+def test_ranker_beats_what_it_reads_out_of_fold(window: Window) -> None:
+    assert set(window.ranker.trees) == {"new", "all"}
+    for trees in window.ranker.trees.values():
+        others = [value for name, value in trees.metrics.items() if name != "trees"]
+        assert trees.metrics["trees"] > 1.2 * max(others)
+        assert trees.slope > 0
+
+
+def test_trees_that_cannot_be_better_are_dropped(window: Window) -> None:
+    """Cosines that know what comes next leave nothing to gain: no trees may stand above them."""
+    moments = next_moments(
+        window.train, since_ms=window.since_ms, per_user=5, max_moments=10**6, seed=7
+    )
+    owners = np.repeat(np.arange(moments.num_users), np.diff(moments.target_offsets))
+    keys = list(zip(moments.histories.user_ids, moments.histories.lengths.tolist(), strict=True))
+    wanted: dict[tuple[str, int], list[int]] = {key: [] for key in keys}
+    for owner, item in zip(owners.tolist(), moments.targets.tolist(), strict=True):
+        wanted[keys[owner]].append(item)
+
+    def know_all(histories: Sequences) -> np.ndarray:
+        scores = np.zeros((histories.num_users, histories.num_items), dtype=np.float32)
+        for row, key in enumerate(zip(histories.user_ids, histories.lengths.tolist(), strict=True)):
+            scores[row, np.asarray(wanted[key]) - 1] = 1
+        return scores
+
+    found = fit_ranker(
+        window.train, since_ms=window.since_ms, tables=window.tables, cosines=know_all,
+        config=RankerConfig(num_trees=40, moments_per_user=5), num_candidates=50,
+    )  # fmt: skip
+    assert found is None
+
+
+def test_log_odds_are_calibrated(window: Window) -> None:
+    """The mean probability of the candidates is about the share of them that came next."""
+    asked = next_moments(
+        window.train, since_ms=window.since_ms, per_user=5, max_moments=10**6, seed=7
+    )
     seen = collect_examples(
-        asked, tables=tables, cosines=cosines, num_candidates=50, is_new_only=False,
+        asked, tables=window.tables, cosines=say_nothing, num_candidates=50, is_new_only=False,
         max_rows=10**9,
     )  # fmt: skip
-    log_odds = ranker.log_odds(seen.features, mode="all", num_threads=1)
+    log_odds = window.ranker.log_odds(seen.features, mode="all", num_threads=1)
     # Examples leave out moments without a hit: their candidates are no targets either.
     expected = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
     share = seen.is_target.mean() * seen.hit_share
     assert expected.mean() == pytest.approx(share, rel=0.35)
-    assert model.manifest["details"]["ranker"]["all"]["trees"] > 0
+
+
+def test_ranker_survives_its_files(window: Window, tmp_path: Path) -> None:
+    save_ranker(window.ranker, tmp_path)
+    loaded = load_ranker(tmp_path)
+    features = np.random.default_rng(0).normal(size=(20, len(FEATURES))).astype(np.float32)
+    for mode in ("new", "all"):
+        np.testing.assert_array_equal(
+            loaded.log_odds(features, mode=mode, num_threads=1),
+            window.ranker.log_odds(features, mode=mode, num_threads=1),
+        )
+
+
+@pytest.fixture(scope="module")
+def recommender(released_workspace: Path, window: Window) -> Recommender:
+    """Give the shop's release with these trees, whether its own training kept some or not."""
+    loaded = Recommender.load(current_release(released_workspace))
+    files = replace(loaded.files, ranker=window.ranker, tables=window.tables)
+    return Recommender(files, release=loaded.release)
 
 
 def test_too_small_a_log_has_no_ranker(train: Sequences) -> None:
@@ -194,10 +250,8 @@ def test_too_small_a_log_has_no_ranker(train: Sequences) -> None:
     assert found is None
 
 
-def test_each_request_gets_the_trees_of_its_question(released_workspace: Path) -> None:
+def test_each_request_gets_the_trees_of_its_question(recommender: Recommender) -> None:
     """One batch may mix requests with and without repeats; each answer equals the lone one."""
-    recommender = Recommender.load(current_release(released_workspace))
-    assert recommender.files.ranker is not None
     history = tuple(
         Event(
             user_id="u", event_type="view", timestamp_ms=1_740_000_000_000 + n * HOUR_MS,
@@ -222,16 +276,15 @@ def test_each_request_gets_the_trees_of_its_question(released_workspace: Path) -
     }  # fmt: skip
 
 
-def test_whole_catalog_can_be_listed(released_workspace: Path) -> None:
-    recommender = Recommender.load(current_release(released_workspace))
+def test_whole_catalog_can_be_listed(recommender: Recommender) -> None:
     num_items = len(recommender.item_ids)
     [answer] = recommender.recommend([Request(k=num_items + 5)])
     assert len({item.item_id for item in answer.items}) == num_items
 
 
-def test_ranker_of_other_features_is_refused(trained_workspace: Path, tmp_path: Path) -> None:
-    model = latest_artifact(trained_workspace, "models", made_by="train")
-    values = json.loads((model.path / RANKER_FILE).read_text())
+def test_ranker_of_other_features_is_refused(window: Window, tmp_path: Path) -> None:
+    save_ranker(window.ranker, tmp_path)
+    values = json.loads((tmp_path / RANKER_FILE).read_text())
     values["features"] = values["features"][1:]
     (tmp_path / RANKER_FILE).write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"run jobs\.train"):
@@ -245,9 +298,8 @@ def test_settings_out_of_range_are_refused() -> None:
         RankerConfig(num_trees=0)
 
 
-def test_predicting_needs_no_second_thread(released_workspace: Path) -> None:
+def test_predicting_needs_no_second_thread(recommender: Recommender) -> None:
     """Equal answers for any number of threads: the trees are deterministic."""
-    recommender = Recommender.load(current_release(released_workspace))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
