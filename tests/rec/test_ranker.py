@@ -276,6 +276,23 @@ def test_each_request_gets_the_trees_of_its_question(recommender: Recommender) -
     }  # fmt: skip
 
 
+def test_mode_without_trees_is_ordered_by_cosine(
+    recommender: Recommender, train: Sequences
+) -> None:
+    """With trees for repeats only, new items are ordered as without any ranker."""
+    files = recommender.files
+    assert files.ranker is not None
+    repeats_only = Ranker(trees={"all": files.ranker.trees["all"]})
+    half = Recommender(replace(files, ranker=repeats_only), release="half")
+    none = Recommender(replace(files, ranker=None, tables=None), release="none")
+    histories = replace(train, num_items=len(recommender.item_ids))
+    for seen, same in ((True, none), (False, recommender)):
+        ours = half.rank(histories, k=10, exclude_seen=seen)
+        theirs = same.rank(histories, k=10, exclude_seen=seen)
+        np.testing.assert_array_equal(ours.items, theirs.items)
+        np.testing.assert_array_equal(ours.relevance, theirs.relevance)
+
+
 def test_whole_catalog_can_be_listed(recommender: Recommender) -> None:
     num_items = len(recommender.item_ids)
     [answer] = recommender.recommend([Request(k=num_items + 5)])
