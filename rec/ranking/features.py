@@ -13,7 +13,7 @@ from rec.data.sequences import Sequences
 from rec.models.transitions import ties_back
 from rec.ranking.sources import SourceTables, score_sources
 
-HISTORY_EVENTS = 500
+CANDIDATE_EVENTS = 500
 """Newest events of a history that candidates are found and described by."""
 SOURCES = (
     "sequence",

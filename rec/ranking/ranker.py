@@ -58,7 +58,18 @@ class RankerConfig:
             raise ConfigError(f"--ranker.window-share must be in (0, 1), got {self.window_share}")
         if self.num_folds < 2:
             raise ConfigError(f"--ranker.num-folds must be >= 2, got {self.num_folds}")
-        for name in ("moments_per_user", "max_moments", "max_rows", "min_moments", "num_trees"):
+        if self.learning_rate <= 0:
+            raise ConfigError(f"--ranker.learning-rate must be > 0, got {self.learning_rate}")
+        if self.num_leaves < 2:
+            raise ConfigError(f"--ranker.num-leaves must be >= 2, got {self.num_leaves}")
+        for name in (
+            "moments_per_user",
+            "max_moments",
+            "max_rows",
+            "min_moments",
+            "num_trees",
+            "min_leaf_rows",
+        ):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--ranker.{flag} must be >= 1, got {getattr(self, name)}")

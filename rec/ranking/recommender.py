@@ -23,7 +23,7 @@ from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError, DataError
 from rec.models.inference import embed_histories
-from rec.ranking.features import HISTORY_EVENTS, SOURCES, find_candidates
+from rec.ranking.features import CANDIDATE_EVENTS, SOURCES, find_candidates
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex
 from rec.ranking.penalties import popularity_penalty
@@ -314,7 +314,7 @@ class Recommender:
         mask[hidden[0], hidden[1] - 1] = False
         candidates = find_candidates(
             tables,
-            histories.newest(HISTORY_EVENTS),
+            histories.newest(CANDIDATE_EVENTS),
             cosines=(users @ self.files.embeddings.T).numpy(),
             num_candidates=max(k, self.ranking.num_candidates),
             allowed=mask,

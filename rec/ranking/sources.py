@@ -50,7 +50,7 @@ class SourceTables:
         first_ms: int64 ``(V,)``, first event; ``end_ms`` for an item without any.
         last_ms: int64 ``(V,)``, newest event; -1 for an item without any.
         repeat_gap: float32 ``(V,)``, mean log seconds between one user's events on the item.
-        end_ms: newest event of the log.
+        end_ms: newest item event of the log.
     """
 
     follows: sparse.csr_array
@@ -155,7 +155,7 @@ def save_tables(tables: SourceTables, path: Path) -> None:
         tensors[f"{name}.indices"] = table.indices.astype(np.int32)
         tensors[f"{name}.indptr"] = table.indptr.astype(np.int64)
         tensors[f"{name}.shape"] = np.asarray(table.shape, dtype=np.int64)
-    save_file(tensors, path, metadata={"end_ms": str(tables.end_ms)})
+    save_file(tensors, path)
 
 
 def load_tables(path: Path) -> SourceTables:

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet, next_moments
 from rec.evaluation.ranking_metrics import ndcg_at_k
-from rec.ranking.features import FEATURES, HISTORY_EVENTS, find_candidates
+from rec.ranking.features import FEATURES, CANDIDATE_EVENTS, find_candidates
 from rec.ranking.ranker import MODES, Ranker, RankerConfig, Trees
 from rec.ranking.sources import SourceTables
 
@@ -136,7 +136,7 @@ def collect_examples(
         picks = np.arange(num_asked, min(num_asked + size, moments.num_users))
         num_asked += len(picks)
         block = moments.select_users(picks)
-        histories = block.histories.newest(HISTORY_EVENTS)
+        histories = block.histories.newest(CANDIDATE_EVENTS)
         allowed = None
         if is_new_only:
             allowed = np.ones((len(picks), tables.num_items), dtype=np.bool_)
