@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet, next_moments
 from rec.evaluation.ranking_metrics import ndcg_at_k
-from rec.ranking.features import FEATURES, CANDIDATE_EVENTS, find_candidates
+from rec.ranking.features import CANDIDATE_EVENTS, FEATURES, find_candidates
 from rec.ranking.ranker import MODES, Ranker, RankerConfig, Trees
 from rec.ranking.sources import SourceTables
 
