@@ -17,9 +17,10 @@ from cluster.resources import Profile
 from cluster.runtime import is_free
 from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
-from cluster.serve.gateway import HISTORY_EVENTS, Gateway
+from cluster.serve.gateway import Gateway
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.ranker import Ranker
+from cluster.serve.state import HISTORY_EVENTS
 from rec.artifacts import read_artifact
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from cluster.serve.app import load_histories
-from cluster.serve.gateway import LOG_WITHIN_S, Gateway
+from cluster.serve.gateway import Gateway
 from cluster.serve.keys import ensure_admin_key
+from cluster.serve.state import LOG_WITHIN_S
 from rec.encoders import load_encoder
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.recommender import Recommender
@@ -185,3 +186,12 @@ def test_list_of_another_release_is_asked_for_again_and_then_refused(shop: Shop,
     answer = shop.ask("GET", url)
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
+
+
+def test_inline_query_is_scrubbed_before_anything_reads_it(shop: Shop) -> None:
+    clean = shop.recommend(events=[{"query": "red dress <email>"}])
+    named = shop.recommend(events=[{"query": " red  dress jo@example.org"}])
+    assert named["items"] == clean["items"]
+    answer = shop.ask("POST", "/v1/recommend", json={"events": [{"query": "\u200b"}]})
+    assert answer.status_code == 422
+    assert "search_without_query" in answer.json()["detail"]

@@ -15,8 +15,8 @@ import pytest
 from cluster.resources import LAPTOP
 from cluster.runtime import free_port
 from cluster.serve.app import serving
-from cluster.serve.gateway import HISTORY_EVENTS
 from cluster.serve.keys import SCOPES, add_key, ensure_admin_key, revoke_key
+from cluster.serve.state import HISTORY_EVENTS
 from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.events import Event
 from rec.data.files import read_chunks

@@ -1,0 +1,52 @@
+"""The route that takes what users did."""
+
+import logging
+import sqlite3
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from cluster.serve.event_reading import read_event
+from cluster.serve.schemas import EventsAnswer, EventsBody, FeedbackEvent, Rejection
+from cluster.serve.state import State, retry_later
+from rec.data.events import Event
+
+router = APIRouter(tags=["feedback"])
+_log = logging.getLogger(__name__)
+
+
+@router.post("/v1/events")
+async def add_events(
+    state: State,
+    body: EventsBody | Annotated[list[FeedbackEvent], Body(min_length=1, max_length=1000)],
+) -> EventsAnswer:
+    """Store events; they are durable before the answer, and the next list reflects them.
+
+    An event with an ``event_id`` may be sent again at will, it counts once. Without one its content
+    is its id: a repeat counts once if it names the same ``timestamp``; without that either, the
+    time of arrival is taken and a repeat is another event.
+    """
+    sent = body.events if isinstance(body, EventsBody) else body
+    now_ms = time.time_ns() // 1_000_000
+    events: list[Event] = []
+    rejected: list[Rejection] = []
+    for index, item in enumerate(sent):
+        made = read_event(
+            item,
+            user_id=state.stored_id(item.user_id),
+            known_items=state.release.item_ids,
+            now_ms=now_ms,
+        )
+        if isinstance(made, Event):
+            events.append(made)
+        else:
+            rejected.append(Rejection(index=index, reason=made))
+    accepted = duplicates = 0
+    if events:
+        try:
+            accepted, duplicates = await state.commits.append(events)
+        except sqlite3.Error as error:
+            _log.exception("the event log refused a group")
+            raise retry_later("the event log cannot write: nothing was stored") from error
+    return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected)

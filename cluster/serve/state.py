@@ -1,0 +1,131 @@
+"""What a gateway replica holds: its release, the files it opens, the deployments it calls.
+
+Stateless but for those files: any replica answers any request. It loads no model.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException, Request
+
+from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, Upstream
+from cluster.serve.keys import KeyRing
+from cluster.serve.served_release import ServedRelease
+from rec.data.events import Event, Impression
+from rec.data.privacy import load_or_create_key, pseudonym
+from rec.ranking import requests as asking
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.group_commit import GroupCommit
+from rec.ranking.history import HistoryStore
+from rec.stages.preparation import KEY_FILE
+
+HISTORY_EVENTS = 1000
+"""Newest events read of a user: what is left out as seen, and more than a tower reads."""
+ENCODE_WITHIN_S = 1.0
+"""A list without the queries in time is better than one with them too late."""
+LOG_WITHIN_S = 0.25
+"""Many times what a commit takes; a list later than this would be worse than an unlogged one."""
+_log = logging.getLogger(__name__)
+
+
+class GatewayState:
+    """Hold and do what the routes share."""
+
+    def __init__(self, encoder: Any, ranker: Any, *, workspace: Path, release: Path) -> None:
+        self.encoder = encoder
+        self.ranker = ranker
+        self.workspace = workspace
+        self.release = ServedRelease.read(release)
+        self.keys = KeyRing(workspace)
+        self._pseudonym_key = (
+            load_or_create_key(workspace / KEY_FILE) if self.release.is_pseudonymized else None
+        )
+        self.log = EventLog(workspace / LOG_FILE)
+        self.history = HistoryStore(self.log)
+        self.commits = GroupCommit(self.log)
+        self.encoder_calls = Upstream("encoder")
+        self.ranker_calls = Upstream("ranker")
+        self.is_ready = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    def stored_id(self, user_id: str) -> str:
+        """Return the id under which a user is stored."""
+        return user_id if self._pseudonym_key is None else pseudonym(user_id, self._pseudonym_key)
+
+    async def encode(self, texts: Sequence[str], *, deadline_s: float = ENCODE_WITHIN_S) -> Any:
+        """Return the embeddings of texts, float32 ``(N, D_text)``; raises as ``Upstream.call``."""
+        wanted = list(texts)
+        return await self.encoder_calls.call(
+            lambda: self.encoder.encode.remote(wanted), deadline_s=deadline_s
+        )
+
+    async def rank(
+        self, request: asking.Request, *, deadline_s: float = DEADLINE_S
+    ) -> asking.RankedList:
+        """Return the ranker's list; raises as ``ask_ranker``."""
+        return await self.ask_ranker(
+            lambda: self.ranker.recommend.remote(request), deadline_s=deadline_s
+        )
+
+    async def ask_ranker(
+        self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S
+    ) -> asking.RankedList:
+        """Return the ranker's list; a list of another release is asked for once more.
+
+        Raises:
+            HTTPException: 503 where queues are full or releases differ, 504 past the deadline.
+            RecError: the ranker refused the request.
+            UnavailableError: no replica answers.
+        """
+        for _ in range(2):
+            release, answer = await self.ranker_calls.call(send, deadline_s=deadline_s)
+            if release == self.release.name:
+                found: asking.RankedList = answer
+                return found
+        raise retry_later("a new release is being rolled out")
+
+    async def read_history(self, user_id: str | None, inline: Sequence[Event]) -> list[Event]:
+        """Return what is held of a user and what came along, oldest first.
+
+        Raises:
+            sqlite3.Error: the history cannot be read.
+        """
+        events: list[Event] = []
+        if user_id is not None:
+            events = await asyncio.to_thread(self.history.history, user_id, limit=HISTORY_EVENTS)
+        return sorted([*events, *inline], key=lambda event: event.timestamp_ms)
+
+    async def log_impression(self, impression: Impression) -> bool:
+        """Return whether an impression is durable; a disk that is slow or broken costs no list."""
+        task = asyncio.create_task(self.commits.append_impressions([impression]))
+        # A late write is finished all the same, and its error is read by the callback.
+        self._background.add(task)
+        task.add_done_callback(self._finish_log)
+        try:
+            await asyncio.wait_for(asyncio.shield(task), LOG_WITHIN_S)
+        except (TimeoutError, sqlite3.Error):
+            return False
+        return True
+
+    def _finish_log(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("an impression was not logged", exc_info=task.exception())
+
+
+async def _of_request(request: Request) -> GatewayState:
+    state: GatewayState = request.app.state.gateway
+    return state
+
+
+State = Annotated[GatewayState, Depends(_of_request)]
+"""A route's parameter of this type is the replica's state."""
+
+
+def retry_later(detail: str) -> HTTPException:
+    """Return a 503 that says when to come again."""
+    return HTTPException(503, detail, {"Retry-After": str(RETRY_AFTER_S)})
