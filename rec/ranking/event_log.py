@@ -9,7 +9,6 @@ changes nothing. Queries are normalised and scrubbed on their way in, as ``prepa
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,51 +19,10 @@ from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
 from rec.data.scrubbing import stored_query
 from rec.errors import ArtifactError
+from rec.ranking.log_file import connect, create_tables, forget_deleted
 
 LOG_FILE = Path("feedback") / "events.db"
 """Where a workspace keeps its log."""
-_BUSY_TIMEOUT_S = 10.0
-"""How long a writer waits for another process; a commit takes milliseconds."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    user_id TEXT NOT NULL,
-    item_id TEXT,
-    event_type TEXT NOT NULL,
-    timestamp_ms INTEGER NOT NULL,
-    value REAL,
-    query TEXT,
-    session_id TEXT,
-    event_id TEXT NOT NULL UNIQUE,
-    impression_id TEXT
-);
-CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id, timestamp_ms);
-CREATE TABLE IF NOT EXISTS impressions (
-    impression_id TEXT PRIMARY KEY,
-    request_id TEXT NOT NULL,
-    user_id TEXT,
-    timestamp_ms INTEGER NOT NULL,
-    item_ids TEXT NOT NULL,
-    positions TEXT NOT NULL,
-    propensities TEXT NOT NULL,
-    scores TEXT NOT NULL,
-    release TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS impressions_by_user ON impressions (user_id);
-CREATE TABLE IF NOT EXISTS bases (
-    generation INTEGER PRIMARY KEY AUTOINCREMENT,
-    release TEXT NOT NULL,
-    ingested_through INTEGER NOT NULL,
-    is_ready INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS base_history (
-    generation INTEGER NOT NULL,
-    user_id TEXT NOT NULL,
-    events TEXT NOT NULL,
-    PRIMARY KEY (generation, user_id)
-) WITHOUT ROWID;
-"""
 _EVENT_FIELDS = tuple(EVENT_SCHEMA.names)
 _IMPRESSION_FIELDS = tuple(IMPRESSION_SCHEMA.names)
 _LIST_FIELDS = frozenset({"item_ids", "positions", "propensities", "scores"})
@@ -83,6 +41,15 @@ _INSERT_IMPRESSION = _insert("impressions", _IMPRESSION_FIELDS, "impression_id")
 _SELECT_EVENTS = (
     f"SELECT seq, {', '.join(_EVENT_FIELDS)} FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
+_SELECT_EVENTS_OF = f"SELECT {', '.join(_EVENT_FIELDS)} FROM events WHERE user_id = ? ORDER BY seq"
+_SELECT_IMPRESSIONS_OF = (
+    f"SELECT {', '.join(_IMPRESSION_FIELDS)} FROM impressions "
+    "WHERE user_id = ? ORDER BY timestamp_ms, rowid"
+)
+_SELECT_BASE_OF = (
+    "SELECT events FROM base_history JOIN bases USING (generation) "
+    "WHERE user_id = ? AND is_ready ORDER BY generation DESC LIMIT 1"
+)
 
 
 class Appended(NamedTuple):
@@ -100,6 +67,27 @@ class Write:
     impressions: Sequence[Impression] = ()
 
 
+class Erased(NamedTuple):
+    """Count the rows of one user that were deleted."""
+
+    events: int
+    impressions: int
+    histories: int
+    """Rows of the base: the user's newest events as a release's sequences had them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserRecords:
+    """Hold all that a log knows of one user."""
+
+    events: Sequence[Event]
+    """In order of arrival."""
+    impressions: Sequence[Impression]
+    """Lists that were shown, oldest first."""
+    base: Sequence[Event]
+    """What the promoted release's sequences hold of the user, oldest first."""
+
+
 class EventLog:
     """Append to and read the log of one workspace; safe for threads and processes."""
 
@@ -107,7 +95,8 @@ class EventLog:
         """Open the file, which is created where there is none.
 
         Raises:
-            ArtifactError: the file is not a SQLite database or cannot be opened.
+            ArtifactError: the file is not a SQLite database, cannot be opened, or was written by
+                a newer version.
         """
         self.path = path
         self._local = threading.local()
@@ -116,8 +105,7 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self.transaction() as connection:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
+                create_tables(connection, path)
         except sqlite3.Error as error:
             raise ArtifactError(
                 f"cannot open the event log {path} ({error}): check the folder's rights and disk, "
@@ -162,6 +150,44 @@ class EventLog:
         )
         return [_impression(row) for row in rows]
 
+    def export_user(self, user_id: str) -> UserRecords:
+        """Return all that is held of a user, by the id as stored; empty for an unknown one."""
+        with self.snapshot() as connection:
+            events = connection.execute(_SELECT_EVENTS_OF, (user_id,)).fetchall()
+            impressions = connection.execute(_SELECT_IMPRESSIONS_OF, (user_id,)).fetchall()
+            base = connection.execute(_SELECT_BASE_OF, (user_id,)).fetchone()
+        return UserRecords(
+            events=[Event(**dict(zip(_EVENT_FIELDS, row, strict=True))) for row in events],
+            impressions=[_impression(row) for row in impressions],
+            base=[
+                Event(
+                    user_id=user_id, event_type=kind, timestamp_ms=time, item_id=item, query=query
+                )
+                for kind, time, item, query in (json.loads(base[0]) if base else ())
+            ],
+        )
+
+    def erase_user(self, user_id: str) -> Erased:
+        """Delete all that is held of a user, by the id as stored, down to the bytes on disk.
+
+        Deleted rows are overwritten, the write-ahead log is folded in and cut to nothing. What
+        arrives for the user later is stored like anybody's. Repeating it is harmless.
+
+        Returns:
+            The rows that were deleted.
+
+        Raises:
+            ArtifactError: a reader kept the write-ahead log in use. The rows are gone for every
+                reader, their bytes are not: erase again.
+        """
+        with self.transaction() as connection:
+            counts = [
+                connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,)).rowcount
+                for table in ("events", "impressions", "base_history")
+            ]
+        forget_deleted(self.connection(), self.path, needle=user_id.encode())
+        return Erased(*counts)
+
     def last_seq(self) -> int:
         """Return the newest event's ``seq``; 0 for an empty log."""
         row = self.connection().execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
@@ -194,7 +220,7 @@ class EventLog:
         """Return this thread's connection."""
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
-            found = _connect(self.path)
+            found = connect(self.path)
             self._local.connection = found
             with self._lock:
                 self._connections.append(found)
@@ -206,38 +232,6 @@ class EventLog:
             while self._connections:
                 self._connections.pop().close()
         self._local = threading.local()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path,
-        timeout=_BUSY_TIMEOUT_S,
-        # Transactions are opened by hand, so that each says which lock it takes.
-        isolation_level=None,
-        # ``close`` runs in another thread; otherwise a connection stays in its own.
-        check_same_thread=False,
-    )
-    _set_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
-    return connection
-
-
-def _set_wal(connection: sqlite3.Connection) -> None:
-    """Switch to write-ahead logging; SQLite does not wait for its lock here, so we do."""
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            is_locked = error.sqlite_errorcode & 0xFF in (
-                sqlite3.SQLITE_BUSY,
-                sqlite3.SQLITE_LOCKED,
-            )
-            if not is_locked or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _event_row(event: Event) -> tuple[object, ...]:

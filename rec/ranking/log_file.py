@@ -1,0 +1,161 @@
+"""The event log's file: its tables, its format, and how a connection is opened.
+
+Whatever is deleted is overwritten (``secure_delete``), so that an erased user leaves no bytes in
+free pages. ``PRAGMA user_version`` is the format: files of before that setting have 0 and are
+rewritten once, when the first user is erased.
+"""
+
+import sqlite3
+import time
+from pathlib import Path
+
+from rec.errors import ArtifactError
+
+LOG_FORMAT = 1
+"""What this version writes; it opens this and every earlier one."""
+_BUSY_TIMEOUT_S = 10.0
+"""How long a writer waits for another process; a commit takes milliseconds."""
+_CHUNK_BYTES = 1 << 24
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id TEXT NOT NULL,
+    item_id TEXT,
+    event_type TEXT NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    value REAL,
+    query TEXT,
+    session_id TEXT,
+    event_id TEXT NOT NULL UNIQUE,
+    impression_id TEXT
+);
+CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id, timestamp_ms);
+CREATE TABLE IF NOT EXISTS impressions (
+    impression_id TEXT PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    user_id TEXT,
+    timestamp_ms INTEGER NOT NULL,
+    item_ids TEXT NOT NULL,
+    positions TEXT NOT NULL,
+    propensities TEXT NOT NULL,
+    scores TEXT NOT NULL,
+    release TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS impressions_by_user ON impressions (user_id);
+CREATE TABLE IF NOT EXISTS bases (
+    generation INTEGER PRIMARY KEY AUTOINCREMENT,
+    release TEXT NOT NULL,
+    ingested_through INTEGER NOT NULL,
+    is_ready INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS base_history (
+    generation INTEGER NOT NULL,
+    user_id TEXT NOT NULL,
+    events TEXT NOT NULL,
+    PRIMARY KEY (generation, user_id)
+) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file, which is created where there is none."""
+    connection = sqlite3.connect(
+        path,
+        timeout=_BUSY_TIMEOUT_S,
+        # Transactions are opened by hand, so that each says which lock it takes.
+        isolation_level=None,
+        # ``close`` runs in another thread; otherwise a connection stays in its own.
+        check_same_thread=False,
+    )
+    _set_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA secure_delete=ON")
+    return connection
+
+
+def create_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Create what is missing, inside the caller's transaction.
+
+    Raises:
+        ArtifactError: the file was written by a newer version.
+    """
+    found = _format(connection)
+    if found > LOG_FORMAT:
+        raise ArtifactError(
+            f"{path} has format {found}, this version reads up to {LOG_FORMAT}: "
+            "install the version that wrote it"
+        )
+    is_new = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,)
+    for statement in _SCHEMA.split(";"):
+        connection.execute(statement)
+    if is_new:
+        _set_format(connection)
+
+
+def forget_deleted(connection: sqlite3.Connection, path: Path, *, needle: bytes) -> None:
+    """Make sure that no byte of deleted rows is left in a file or in its write-ahead log.
+
+    SQLite overwrites what it deletes, but may have moved a row earlier and left a copy in a gap
+    of a page. So the file is searched, and rewritten where the bytes are found or where it is
+    older than the overwriting. A rewrite takes about 1 s per 100 MB, in which writers wait.
+
+    Args:
+        connection: outside of a transaction.
+        path: the database file.
+        needle: bytes that stand in every deleted row.
+
+    Raises:
+        ArtifactError: a reader keeps the write-ahead log in use.
+    """
+    _fold_write_ahead_log(connection, path)
+    if _format(connection) < LOG_FORMAT or _contains(path, needle):
+        connection.execute("VACUUM")
+        if _format(connection) < LOG_FORMAT:
+            _set_format(connection)
+        _fold_write_ahead_log(connection, path)
+
+
+def _fold_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
+    is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if is_busy:
+        raise ArtifactError(
+            f"another process kept reading {path} for {_BUSY_TIMEOUT_S:.0f} s, so that deleted "
+            "rows are still in its write-ahead log: run this again"
+        )
+
+
+def _contains(path: Path, needle: bytes) -> bool:
+    tail = b""
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            if needle in tail + chunk:
+                return True
+            tail = chunk[-len(needle) :]
+    return False
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _set_format(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA user_version={LOG_FORMAT}")
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite does not wait for its lock here, so we do."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            is_locked = error.sqlite_errorcode & 0xFF in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+            )
+            if not is_locked or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
