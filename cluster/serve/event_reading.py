@@ -29,7 +29,7 @@ def read_event(
         now_ms: stands in for an absent time; nothing may lie far after it.
     """
     query = stored_query(item.query)
-    has_query = query is not None and item.item_id is None
+    has_query = item.query is not None and item.item_id is None
     event_type = item.event_type or (SEARCH if has_query else DEFAULT_EVENT_TYPE)
     if event_type == SEARCH and item.item_id is None and query is None:
         return "search_without_query"
