@@ -23,19 +23,15 @@ from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError, DataError
 from rec.models.inference import embed_histories
-from rec.ranking.features import CANDIDATE_EVENTS, SOURCES, find_candidates
+from rec.ranking.features import SOURCES
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex
 from rec.ranking.penalties import popularity_penalty
-from rec.ranking.ranker import Ranker
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import RankedItem, RankedList, Request
-from rec.ranking.sources import SourceTables
+from rec.ranking.retrieval import CandidateFinder
 
-_BLOCK_CELLS = 1 << 22
-"""Scores of one source held at once: 16 MB, a dozen sources beside each other."""
-_SEQUENCE, _POPULARITY = SOURCES.index("sequence"), SOURCES.index("popularity")
 MISSING_QUERIES = "query_embeddings_missing"
 
 
@@ -61,15 +57,6 @@ class RankedBatch:
     is_cold: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """Hold candidates before scoring: item 0 and ``-inf`` where there is none, all ``(B, C)``."""
-
-    items: Tensor
-    relevance: Tensor
-    sources: Tensor
-
-
 class Recommender:
     """Answer requests from one release."""
 
@@ -88,10 +75,9 @@ class Recommender:
         )
         self._filters = Filters(files.items)
         self._index = ExactIndex(files.embeddings)
-        by_index = files.counts.sort("item_index")
-        counts = by_index["count"].to_numpy()
+        self._finder = CandidateFinder(files, self._index)
+        counts = files.counts.sort("item_index")["count"].to_numpy()
         self._penalty = torch.from_numpy(popularity_penalty(counts))  # (V,)
-        self._popularity = torch.from_numpy(by_index["cold_score"].to_numpy().copy())  # (V,)
 
     @classmethod
     def load(cls, release: Path, *, verify: bool = True) -> "Recommender":
@@ -183,7 +169,7 @@ class Recommender:
             pairs.append(excluded)
         hidden = np.concatenate(pairs, axis=1)
         users = self.embed_users(histories, query_embeddings=query_embeddings)
-        found = self._find(
+        found = self._finder.find(
             histories, users, k=k, hides_seen=hides_seen, hidden=hidden, allowed=allowed
         )
         penalty = torch.where(found.items > 0, self._penalty[(found.items - 1).clamp(min=0)], 0.0)
@@ -243,124 +229,6 @@ class Recommender:
             if item > 0
         )
         return RankedList(items=items)
-
-    def _find(
-        self,
-        histories: Sequences,
-        users: Tensor,
-        *,
-        k: int,
-        hides_seen: NDArray[np.bool_],
-        hidden: NDArray[np.int64],
-        allowed: NDArray[np.bool_] | None,
-    ) -> _Found:
-        """Return everyone's candidates: by the ranker where it has trees, else by cosine."""
-        ranker, tables = self.files.ranker, self.files.tables
-        known = set() if ranker is None or tables is None else set(ranker.trees)
-        modes = np.where(hides_seen, "new", "all")
-        modes[~np.isin(modes, list(known))] = ""
-        blocks = []
-        size = max(1, _BLOCK_CELLS // max(1, len(self.item_ids)))
-        for mode in np.unique(modes):
-            rows = np.flatnonzero(modes == mode)
-            for start in range(0, len(rows), size):
-                picks = rows[start : start + size]
-                place = np.full(histories.num_users, -1)
-                place[picks] = np.arange(len(picks))
-                mine = hidden[:, place[hidden[0]] >= 0]
-                mine = np.stack([place[mine[0]], mine[1]])
-                mask = allowed[picks] if allowed is not None and allowed.ndim == 2 else allowed
-                chosen = histories.select_users(picks)
-                if mode and ranker is not None and tables is not None:
-                    found = self._by_ranker(
-                        ranker, tables, chosen, users[picks], mode=str(mode), k=k,
-                        hidden=mine, allowed=mask,
-                    )  # fmt: skip
-                else:
-                    found = self._by_cosine(
-                        users[picks], chosen.lengths == 0, k=k, hidden=mine, allowed=mask
-                    )
-                blocks.append((picks, found))
-        width = max((found.items.shape[1] for _, found in blocks), default=0)
-        shape = (histories.num_users, width)
-        merged = _Found(
-            items=torch.zeros(shape, dtype=torch.int64),
-            relevance=torch.full(shape, float("-inf")),
-            sources=torch.zeros(shape, dtype=torch.int8),
-        )
-        for picks, found in blocks:
-            span = slice(0, found.items.shape[1])
-            merged.items[picks, span] = found.items
-            merged.relevance[picks, span] = found.relevance
-            merged.sources[picks, span] = found.sources
-        return merged
-
-    def _by_ranker(
-        self,
-        ranker: Ranker,
-        tables: SourceTables,
-        histories: Sequences,
-        users: Tensor,
-        *,
-        mode: str,
-        k: int,
-        hidden: NDArray[np.int64],
-        allowed: NDArray[np.bool_] | None,
-    ) -> _Found:
-        """Return the candidates of all sources, with the ranker's log-odds."""
-        shape = (histories.num_users, len(self.item_ids))
-        mask = np.ones(shape, np.bool_) if allowed is None else np.broadcast_to(allowed, shape)
-        mask = mask.copy()
-        mask[hidden[0], hidden[1] - 1] = False
-        candidates = find_candidates(
-            tables,
-            histories.newest(CANDIDATE_EVENTS),
-            cosines=(users @ self.files.embeddings.T).numpy(),
-            num_candidates=max(k, self.ranking.num_candidates),
-            allowed=mask,
-        )
-        log_odds = ranker.log_odds(
-            candidates.features, mode=mode, num_threads=torch.get_num_threads()
-        )
-        counts = np.bincount(candidates.rows, minlength=histories.num_users)
-        columns = np.arange(len(candidates.rows)) - (np.cumsum(counts) - counts)[candidates.rows]
-        width = int(counts.max(initial=0))
-        items = torch.zeros((histories.num_users, width), dtype=torch.int64)
-        relevance = torch.full(items.shape, float("-inf"))
-        sources = torch.zeros(items.shape, dtype=torch.int8)
-        items[candidates.rows, columns] = torch.from_numpy(candidates.items)
-        relevance[candidates.rows, columns] = torch.from_numpy(log_odds)
-        sources[candidates.rows, columns] = torch.from_numpy(candidates.sources)
-        return _Found(items=items, relevance=relevance, sources=sources)
-
-    def _by_cosine(
-        self,
-        users: Tensor,
-        is_cold: NDArray[np.bool_],
-        *,
-        k: int,
-        hidden: NDArray[np.int64],
-        allowed: NDArray[np.bool_] | None,
-    ) -> _Found:
-        """Return the nearest items, and the most popular ones for users without events."""
-        excluded = torch.from_numpy(hidden)
-        mask = None if allowed is None else torch.from_numpy(allowed)
-        num_candidates = max(k, self.ranking.num_candidates)
-        items, relevance = self._index.search(
-            users, k=num_candidates, excluded=excluded, allowed=mask
-        )
-        sources = torch.full(items.shape, _SEQUENCE, dtype=torch.int8)
-        cold = torch.from_numpy(is_cold)
-        if bool(cold.any()):
-            scores = self._popularity.expand(len(users), -1).clone()
-            if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
-            scores[excluded[0], excluded[1] - 1] = float("-inf")
-            best, picks = scores[cold].topk(items.shape[1], dim=1)
-            items[cold] = torch.where(best.isfinite(), picks + 1, 0)
-            relevance[cold] = best
-            sources[cold] = _POPULARITY
-        return _Found(items=items, relevance=relevance, sources=sources)
 
     def _items(self, ranked: RankedBatch, row: int, *, k: int) -> tuple[RankedItem, ...]:
         return tuple(

@@ -1,0 +1,175 @@
+"""Candidates of a request: by all sources and the ranker's log-odds, or by cosine alone.
+
+Shapes: B users, V items, C candidates per user, D width, k places.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rec.data.sequences import Sequences
+from rec.ranking.features import CANDIDATE_EVENTS, SOURCES, find_candidates
+from rec.ranking.index import ExactIndex
+from rec.ranking.ranker import Ranker
+from rec.ranking.release import ReleaseFiles
+from rec.ranking.sources import SourceTables
+
+_BLOCK_CELLS = 1 << 22
+"""Scores of one source held at once: 16 MB, a dozen sources beside each other."""
+_SEQUENCE, _POPULARITY = SOURCES.index("sequence"), SOURCES.index("popularity")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Hold candidates before scoring, all ``(B, C)``: item 0 and ``-inf`` where there is none.
+
+    Attributes:
+        items: int64, item indexes.
+        relevance: float32: the ranker's log-odds; without a ranker the cosine, and for users
+            without events the popularity in 0..1.
+        sources: int8, indexes into ``SOURCES``.
+    """
+
+    items: Tensor
+    relevance: Tensor
+    sources: Tensor
+
+
+class CandidateFinder:
+    """Find what one release proposes to a user."""
+
+    def __init__(self, files: ReleaseFiles, index: ExactIndex) -> None:
+        self._files = files
+        self._index = index
+        by_index = files.counts.sort("item_index")
+        self._popularity = torch.from_numpy(by_index["cold_score"].to_numpy().copy())  # (V,)
+
+    def find(
+        self,
+        histories: Sequences,
+        users: Tensor,
+        *,
+        k: int,
+        hides_seen: NDArray[np.bool_],
+        hidden: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Found:
+        """Return everyone's candidates: by the ranker where it has trees, else by cosine.
+
+        Args:
+            histories: B users over the release's items.
+            users: float32 ``(B, D)``, e_u.
+            k: fewest candidates wanted of each user.
+            hides_seen: bool ``(B,)``, picks the ranker's trees; ``hidden`` says what is left out.
+            hidden: int64 ``(2, X)``, pairs of row and item index that must not appear.
+            allowed: bool ``(V,)`` or ``(B, V)``, items that may appear; all if absent.
+        """
+        ranker, tables = self._files.ranker, self._files.tables
+        known = set() if ranker is None or tables is None else set(ranker.trees)
+        modes = np.where(hides_seen, "new", "all")
+        modes[~np.isin(modes, list(known))] = ""
+        blocks = []
+        size = max(1, _BLOCK_CELLS // max(1, self._files.items.height))
+        for mode in np.unique(modes):
+            rows = np.flatnonzero(modes == mode)
+            for start in range(0, len(rows), size):
+                picks = rows[start : start + size]
+                place = np.full(histories.num_users, -1)
+                place[picks] = np.arange(len(picks))
+                mine = hidden[:, place[hidden[0]] >= 0]
+                mine = np.stack([place[mine[0]], mine[1]])
+                mask = allowed[picks] if allowed is not None and allowed.ndim == 2 else allowed
+                chosen = histories.select_users(picks)
+                if mode and ranker is not None and tables is not None:
+                    found = self._by_ranker(
+                        ranker, tables, chosen, users[picks], mode=str(mode), k=k,
+                        hidden=mine, allowed=mask,
+                    )  # fmt: skip
+                else:
+                    found = self._by_cosine(
+                        users[picks], chosen.lengths == 0, k=k, hidden=mine, allowed=mask
+                    )
+                blocks.append((picks, found))
+        width = max((found.items.shape[1] for _, found in blocks), default=0)
+        shape = (histories.num_users, width)
+        merged = Found(
+            items=torch.zeros(shape, dtype=torch.int64),
+            relevance=torch.full(shape, float("-inf")),
+            sources=torch.zeros(shape, dtype=torch.int8),
+        )
+        for picks, found in blocks:
+            span = slice(0, found.items.shape[1])
+            merged.items[picks, span] = found.items
+            merged.relevance[picks, span] = found.relevance
+            merged.sources[picks, span] = found.sources
+        return merged
+
+    def _by_ranker(
+        self,
+        ranker: Ranker,
+        tables: SourceTables,
+        histories: Sequences,
+        users: Tensor,
+        *,
+        mode: str,
+        k: int,
+        hidden: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Found:
+        """Return the candidates of all sources, with the ranker's log-odds."""
+        shape = (histories.num_users, self._files.items.height)
+        mask = np.ones(shape, np.bool_) if allowed is None else np.broadcast_to(allowed, shape)
+        mask = mask.copy()
+        mask[hidden[0], hidden[1] - 1] = False
+        candidates = find_candidates(
+            tables,
+            histories.newest(CANDIDATE_EVENTS),
+            cosines=(users @ self._files.embeddings.T).numpy(),
+            num_candidates=max(k, self._files.ranking.num_candidates),
+            allowed=mask,
+        )
+        log_odds = ranker.log_odds(
+            candidates.features, mode=mode, num_threads=torch.get_num_threads()
+        )
+        counts = np.bincount(candidates.rows, minlength=histories.num_users)
+        columns = np.arange(len(candidates.rows)) - (np.cumsum(counts) - counts)[candidates.rows]
+        width = int(counts.max(initial=0))
+        items = torch.zeros((histories.num_users, width), dtype=torch.int64)
+        relevance = torch.full(items.shape, float("-inf"))
+        sources = torch.zeros(items.shape, dtype=torch.int8)
+        items[candidates.rows, columns] = torch.from_numpy(candidates.items)
+        relevance[candidates.rows, columns] = torch.from_numpy(log_odds)
+        sources[candidates.rows, columns] = torch.from_numpy(candidates.sources)
+        return Found(items=items, relevance=relevance, sources=sources)
+
+    def _by_cosine(
+        self,
+        users: Tensor,
+        is_cold: NDArray[np.bool_],
+        *,
+        k: int,
+        hidden: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Found:
+        """Return the nearest items, and the most popular ones for users without events."""
+        excluded = torch.from_numpy(hidden)
+        mask = None if allowed is None else torch.from_numpy(allowed)
+        num_candidates = max(k, self._files.ranking.num_candidates)
+        items, relevance = self._index.search(
+            users, k=num_candidates, excluded=excluded, allowed=mask
+        )
+        sources = torch.full(items.shape, _SEQUENCE, dtype=torch.int8)
+        cold = torch.from_numpy(is_cold)
+        if bool(cold.any()):
+            scores = self._popularity.expand(len(users), -1).clone()
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            scores[excluded[0], excluded[1] - 1] = float("-inf")
+            best, picks = scores[cold].topk(items.shape[1], dim=1)
+            items[cold] = torch.where(best.isfinite(), picks + 1, 0)
+            relevance[cold] = best
+            sources[cold] = _POPULARITY
+        return Found(items=items, relevance=relevance, sources=sources)
