@@ -87,6 +87,10 @@ class ItemTower(nn.Module):
         """Return e of text embeddings alone ``(N, D_text)``, as for a cold item or a query."""
         return F.normalize(self.adapter(text), dim=-1)
 
+    def embed_known(self, text: Tensor, tokens: Tensor) -> Tensor:
+        """Return e of items ``(N,)`` whose texts are now ``(N, D_text)``, in evaluation mode."""
+        return F.normalize(self.adapter(text) + self.residual(tokens), dim=-1)
+
 
 class GatedLayer(nn.Module):
     """Pre-norm attention with relative biases, then a gated feed-forward network."""

@@ -29,8 +29,9 @@ from rec.ranking.index import ExactIndex
 from rec.ranking.penalties import popularity_penalty
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
-from rec.ranking.requests import RankedItem, RankedList, Request
+from rec.ranking.requests import RankedItem, RankedList, Request, SearchRequest
 from rec.ranking.retrieval import CandidateFinder
+from rec.ranking.searching import TextSearch
 
 MISSING_QUERIES = "query_embeddings_missing"
 
@@ -76,6 +77,7 @@ class Recommender:
         self._filters = Filters(files.items)
         self._index = ExactIndex(files.embeddings)
         self._finder = CandidateFinder(files, self._index)
+        self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
         counts = files.counts.sort("item_index")["count"].to_numpy()
         self._penalty = torch.from_numpy(popularity_penalty(counts))  # (V,)
 
@@ -91,7 +93,9 @@ class Recommender:
 
     def has_item(self, item_id: str) -> bool:
         """Return whether the catalog has an item."""
-        return item_id in self._reader.index_of
+        place = self._reader.index_of.get(item_id)
+        withdrawn = self.files.withdrawn
+        return place is not None and (withdrawn is None or not withdrawn[place - 1])
 
     def recommend(self, requests: Sequence[Request]) -> list[RankedList]:
         """Return one list per request, in order.
@@ -124,7 +128,7 @@ class Recommender:
                 dtype=np.float32,
             ),
             excluded=batch.excluded,
-            allowed=self._filters.allowed([request.filters for request in requests]),
+            allowed=self._allowed(requests),
         )
         return [
             RankedList(
@@ -210,8 +214,12 @@ class Recommender:
         if not self.has_item(item_id):
             raise DataError(f"expected an item of the catalog, got {item_id!r}")
         place = self._reader.index_of[item_id]
+        withdrawn = self.files.withdrawn
         found, scores = self._index.search(
-            self.files.embeddings[place - 1 : place], k=k, excluded=torch.tensor([[0], [place]])
+            self.files.embeddings[place - 1 : place],
+            k=k,
+            excluded=torch.tensor([[0], [place]]),
+            allowed=None if withdrawn is None else torch.from_numpy(~withdrawn),
         )
         items = tuple(
             RankedItem(
@@ -229,6 +237,77 @@ class Recommender:
             if item > 0
         )
         return RankedList(items=items)
+
+    @torch.inference_mode()
+    def search(self, searches: Sequence[SearchRequest]) -> list[RankedList]:
+        """Return the items that each text describes, those nearer to the user first.
+
+        ``score = cos(text, text_i) + personal_weight * cos(e_u, e_i)``; a user without events adds
+        nothing.
+
+        Raises:
+            ConfigError: a k or a weight out of range.
+            DataError: a filter names an unknown attribute.
+        """
+        if not searches:
+            return []
+        requests = [search.request for search in searches]
+        batch = self._reader.read(requests)
+        histories = batch.histories
+        rows = histories.rows()
+        hides = np.asarray([request.exclude_seen is True for request in requests])
+        is_hidden = histories.is_item & hides[rows]
+        seen = np.stack([rows[is_hidden], histories.tokens[is_hidden].astype(np.int64)])
+        found = self._texts.search(
+            np.stack([search.text for search in searches]),
+            self.embed_users(histories, query_embeddings=batch.query_embeddings),
+            weights=np.asarray([search.personal_weight for search in searches], dtype=np.float32),
+            k=max(request.k for request in requests),
+            num_candidates=self.ranking.num_candidates,
+            excluded=np.concatenate([batch.excluded, seen], axis=1),
+            allowed=self._allowed(requests),
+        )
+        return [
+            RankedList(
+                items=tuple(
+                    RankedItem(
+                        item_id=self.item_ids[item - 1],
+                        title=self._titles[item - 1],
+                        position=place + 1,
+                        score=float(found.scores[row, place]),
+                        source="text",
+                        propensity=1.0,
+                        terms={
+                            "text": float(found.text[row, place]),
+                            "personal": float(found.personal[row, place]),
+                        },
+                    )
+                    for place, item in enumerate(found.items[row, : request.k].tolist())
+                    if item > 0
+                ),
+                degraded=(MISSING_QUERIES,) if row in batch.lacks_queries else (),
+            )
+            for row, request in enumerate(requests)
+        ]
+
+    def _allowed(self, requests: Sequence[Request]) -> NDArray[np.bool_] | None:
+        """Return the items that filters, candidates and withdrawals leave, bool; ``None`` = all."""
+        allowed = self._filters.allowed([request.filters for request in requests])
+        if any(request.candidates is not None for request in requests):
+            shape = (len(requests), len(self.item_ids))
+            chosen = np.zeros(shape, dtype=np.bool_)
+            index_of = self._reader.index_of
+            for row, request in enumerate(requests):
+                if request.candidates is None:
+                    chosen[row] = True
+                    continue
+                known = [index_of[name] - 1 for name in request.candidates if name in index_of]
+                chosen[row, known] = True
+            allowed = chosen if allowed is None else allowed & chosen
+        if self.files.withdrawn is not None:
+            kept = ~self.files.withdrawn
+            allowed = kept if allowed is None else allowed & kept
+        return allowed
 
     def _items(self, ranked: RankedBatch, row: int, *, k: int) -> tuple[RankedItem, ...]:
         return tuple(

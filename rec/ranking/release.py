@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,6 +82,8 @@ class ReleaseFiles:
     ranker: Ranker | None = None
     tables: SourceTables | None = None
     """What the ranker's sources know; there exactly where a ranker is."""
+    withdrawn: NDArray[np.bool_] | None = None
+    """bool ``(V,)``, items that must not be shown any more; never written, see ``live_catalog``."""
 
 
 def write_release_files(folder: Path, files: ReleaseFiles) -> None:

@@ -34,6 +34,7 @@ class Request:
         shown: item id -> times it was shown to the user of late and not taken.
         query_embeddings: query text -> float32 ``(D_text,)`` from the release's encoder. Queries
             of the history that are missing here are skipped and reported in ``degraded``.
+        candidates: item ids to choose from; ``None`` for the whole catalog.
     """
 
     history: tuple[Event, ...] = ()
@@ -50,6 +51,23 @@ class Request:
     seed: int = 0
     shown: Mapping[str, int] = field(default_factory=dict)
     query_embeddings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    candidates: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRequest:
+    """Ask for the items that a text describes.
+
+    Attributes:
+        text: float32 ``(D_text,)``, the query's embedding by the release's encoder.
+        request: the user's history and what bounds the list; seen items are left out only where
+            it says so.
+        personal_weight: how much ``cos(e_u, e_i)`` adds to the cosine of the texts, >= 0.
+    """
+
+    text: NDArray[np.float32]
+    request: Request
+    personal_weight: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

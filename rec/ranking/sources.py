@@ -106,7 +106,7 @@ def build_tables(
         neighbors=ItemKNN(
             train, num_neighbors=NUM_NEIGHBORS, max_events=_NEIGHBOR_EVENTS
         ).neighbors,
-        categories=_category_table(categories),
+        categories=category_table(categories),
         text=_reduce(text),
         log_shares=_log_shares(tokens, num_items),
         counts=np.bincount(tokens, minlength=num_items),
@@ -200,7 +200,7 @@ def _repeat_gaps(items: Sequences) -> NDArray[np.float32]:
     return result
 
 
-def _category_table(categories: pl.Series) -> sparse.csr_array:
+def category_table(categories: pl.Series) -> sparse.csr_array:
     """Return which categories an item has, each row summing to 1, sparse ``(V, G)``."""
     pairs = pl.DataFrame({"category": categories}).with_row_index("row").explode("category")
     pairs = pairs.drop_nulls("category").unique(maintain_order=True)
@@ -215,12 +215,21 @@ def _category_table(categories: pl.Series) -> sparse.csr_array:
     return sparse.csr_array(sparse.diags_array((1 / sums).astype(np.float32)) @ table)
 
 
-def _reduce(text: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the texts along their main directions, normalised, float32 ``(V, T)``."""
-    centred = text - text.mean(axis=0)
+def text_directions(
+    text: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the mean ``(D,)`` and the main directions ``(D, T)`` of texts ``(V, D)``."""
+    mean = text.mean(axis=0)
+    centred = text - mean
     covariance = centred.T @ centred / max(1, len(text))
     _, directions = np.linalg.eigh(covariance.astype(np.float64))
-    reduced = centred @ directions[:, ::-1][:, :TEXT_WIDTH]
+    return mean, directions[:, ::-1][:, :TEXT_WIDTH]
+
+
+def _reduce(text: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the texts along their main directions, normalised, float32 ``(V, T)``."""
+    mean, directions = text_directions(text)
+    reduced = (text - mean) @ directions
     norms = np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-9)
     result: NDArray[np.float32] = np.ascontiguousarray(reduced / norms, dtype=np.float32)
     return result
