@@ -21,7 +21,8 @@ class Batch:
 
     ``targets`` (int64 ``(B, L)``) is the item after each place, 0 where there is none to learn;
     ``target_types`` is the type code + 1 of the event that it comes from, ``sources`` the place
-    whose e_u predicts it: the newest one strictly older than the target.
+    whose e_u predicts it: the newest one strictly older than the target. ``users`` (int64
+    ``(B,)``) is the row of each window's user.
     """
 
     tokens: NDArray[np.int64]
@@ -30,6 +31,7 @@ class Batch:
     targets: NDArray[np.int64]
     target_types: NDArray[np.int64]
     sources: NDArray[np.int64]
+    users: NDArray[np.int64]
 
 
 def shuffle_ties(sequences: Sequences, generator: np.random.Generator) -> Sequences:
@@ -88,8 +90,17 @@ def training_batches(
     max_length: int,
     batch_size: int,
     generator: np.random.Generator,
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the batches of one epoch, windows of like length together, in random order."""
+    """Yield the batches of one epoch, windows of like length together, in random order.
+
+    Args:
+        sequences: what to learn from.
+        max_length: L at most.
+        batch_size: B of all batches but one.
+        generator: fixes the epoch.
+        first: the batch to begin with; a resumed epoch goes on in its middle.
+    """
     shuffled = shuffle_ties(sequences, generator)
     starts, ends = cut_windows(shuffled, max_length=max_length, generator=generator)
     lengths = ends - starts - 1
@@ -97,7 +108,7 @@ def training_batches(
     # Noise of a tenth mixes the buckets a little: the same windows do not always meet.
     order = np.argsort(lengths * generator.uniform(0.9, 1.1, size=len(lengths)), kind="stable")
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    for number in generator.permutation(len(groups)):
+    for number in generator.permutation(len(groups))[first:]:
         picks = groups[int(number)]
         yield _window_batch(shuffled, starts[picks], ends[picks], tie_starts=ties)
 
@@ -116,6 +127,7 @@ def history_batch(histories: Sequences, *, max_length: int) -> Batch:
         targets=np.zeros(shape, dtype=np.int64),
         target_types=np.zeros(shape, dtype=np.int64),
         sources=np.zeros(shape, dtype=np.int64),
+        users=np.arange(newest.num_users),
     )
     batch.tokens[rows, columns] = newest.tokens
     batch.timestamps_s[rows, columns] = newest.timestamps_ms // 1000
@@ -157,4 +169,5 @@ def _window_batch(
         targets=np.where(is_target, after, 0).astype(np.int64),
         target_types=target_types.astype(np.int64),
         sources=np.where(is_target, sources, 0),
+        users=np.searchsorted(sequences.offsets, starts, side="right") - 1,
     )

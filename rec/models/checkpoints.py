@@ -1,6 +1,6 @@
 """Checkpoints: resumable training state as safetensors and JSON, never pickle.
 
-A checkpoint is a folder ``epoch-NNNN`` written aside and renamed. Its ``state.json`` names the
+A checkpoint is a folder ``step-NNNNNNNN`` written aside and renamed. Its ``state.json`` names the
 sha256 of every file, so a damaged one is noticed and the one before it is used.
 """
 
@@ -22,15 +22,31 @@ from rec.artifacts import file_sha256, write_json
 KEEP = 2
 """Checkpoints kept: the newest, and one to fall back on."""
 _STATE_FILE = "state.json"
+_NUMBERS = ("epoch", "batch", "step", "loss_sum", "weight_sum")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Hold everything that training needs to go on after ``epoch`` (0-based, finished)."""
+    """Hold everything that training needs to go on, and the best weights so far.
+
+    Attributes:
+        epoch: the epoch under way, 0-based.
+        batch: its batches that are done.
+        step: the batches of all epochs that are done.
+        loss_sum: weighted losses of the epoch's batches so far.
+        weight_sum: weights of their targets.
+        model: weights of the moment.
+        optimizer: its state, see :func:`optimizer_tensors`.
+        best: weights of the best epoch so far; empty within the first.
+        metrics: one row per finished epoch.
+    """
 
     epoch: int
+    batch: int
     step: int
+    loss_sum: float
+    weight_sum: float
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
@@ -40,7 +56,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint and drop all but the newest ones; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"epoch-{checkpoint.epoch:04d}"
+    final = folder / f"step-{checkpoint.step:08d}"
     aside = folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:
@@ -48,8 +64,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             tensors = {key: value.contiguous() for key, value in getattr(checkpoint, name).items()}
             save_file(tensors, aside / f"{name}.safetensors")
         state = {
-            "epoch": checkpoint.epoch,
-            "step": checkpoint.step,
+            **{name: getattr(checkpoint, name) for name in _NUMBERS},
             "metrics": list(checkpoint.metrics),
             "files": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
         }
@@ -98,7 +113,7 @@ def restore_optimizer(
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*"))
+    return sorted(folder.glob("step-*"))
 
 
 def _load(path: Path) -> Checkpoint:
@@ -107,8 +122,7 @@ def _load(path: Path) -> Checkpoint:
         if file_sha256(path / name) != digest:
             raise ValueError(f"sha256 of {name} differs")
     return Checkpoint(
-        epoch=state["epoch"],
-        step=state["step"],
+        **{name: state[name] for name in _NUMBERS},
         metrics=tuple(state["metrics"]),
         model=load_file(path / "model.safetensors"),
         optimizer=load_file(path / "optimizer.safetensors"),

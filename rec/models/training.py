@@ -1,22 +1,26 @@
 """The training loop: Accelerate around next-item prediction; it knows no Ray.
 
 Any number of processes give the gradient of one for the same global batch: every process takes its
-share of each batch's windows, and the loss is divided by the weight of the *global* batch. Every
-epoch draws from its own seed, so that a run resumed at an epoch ends as if it had never stopped.
+share of each batch's windows, in pieces that fit its memory, and the loss is divided by the weight
+of the *global* batch. Every batch draws from its own seed, so that a run resumed in the middle of
+an epoch ends as if it had never stopped.
 
 Shapes: B windows, L places, V items.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rec.data.sequences import Sequences
@@ -29,11 +33,14 @@ from rec.models.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from rec.models.losses import full_softmax, sampled_softmax
+from rec.models.negatives import NegativeSampler, target_frequencies
 from rec.models.sequence_model import SequenceModel
+from rec.models.training_step import LossName, TrainingStep
 
-_SEED_STRIDE = 100_003
-"""A prime: seeds of two epochs, or of two nearby runs, do not meet."""
+_RANK_SEED = 31
+"""Keeps the dropout of one process apart from that of another."""
+_NAMED_USERS = 5
+"""Users of a bad batch that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,26 +61,60 @@ class TrainingConfig:
     """Share of all steps in which the rate rises from 0."""
     clip_norm: float = 1.0
     """Largest norm of a gradient; limits a single step."""
+    micro_batch_size: int | None = None
+    """Windows of one forward pass of one process; a larger share is taken in pieces whose gradients
+    add up, which bounds memory and changes nothing else. All at once if absent."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the towers' products in training; bfloat16 is faster where the hardware has
+    it. Weights, losses and what is saved stay in float32."""
+    loss: Literal["auto", "full_softmax", "sampled_softmax", "mixed_softmax", "gbce"] = "auto"
+    """``full_softmax`` is exact, ``sampled_softmax`` has uniform negatives, ``mixed_softmax`` adds
+    targets of the batch and corrects for how often each item is drawn (logQ), ``gbce`` is
+    gSASRec's. ``auto`` is exact for small catalogs and sampled for others."""
     full_softmax_items: int = 2_000
-    """Largest catalog with the exact softmax; above it negatives are sampled."""
+    """Largest catalog for which ``auto`` is exact."""
     num_negatives: int = 512
     """Uniform negatives shared by a batch, where they are sampled."""
+    num_in_batch: int = 512
+    """Targets of the batch that are negatives too, with ``mixed_softmax``."""
+    gbce_calibration: float = 0.75
+    """gBCE's t: 0 is plain binary cross-entropy, 1 is calibrated completely."""
+    mask_own_items: bool = False
+    """Take no item of a user's own window as a negative for it; the target itself never is."""
     patience: int = 3
     """Epochs without a better validation NDCG before training stops."""
     validation_users: int = 2000
     """Users whose last training event is held out to find the best epoch."""
     event_weight: tuple[str, ...] = ()
     """Weights of targets by type, ``purchase=2``; types not named weigh 1."""
+    checkpoint_batches: int = 1_000
+    """Batches between two checkpoints: what a lost worker costs at most. The end of every epoch
+    is one, too."""
     seed: int = 7
     """Seed of every random choice."""
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "batch_size", "num_negatives", "patience", "validation_users"):
-            if getattr(self, name) < 1:
+        for name in (
+            "num_epochs",
+            "batch_size",
+            "micro_batch_size",
+            "num_negatives",
+            "patience",
+            "validation_users",
+            "checkpoint_batches",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 flag = name.replace("_", "-")
-                raise ConfigError(f"--training.{flag} must be >= 1, got {getattr(self, name)}")
-        if self.refit_epochs < 0:
-            raise ConfigError(f"--training.refit-epochs must be >= 0, got {self.refit_epochs}")
+                raise ConfigError(f"--training.{flag} must be >= 1, got {value}")
+        for name in ("refit_epochs", "num_in_batch", "seed"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--training.{flag} must be >= 0, got {getattr(self, name)}")
+        if not 0 <= self.gbce_calibration <= 1:
+            raise ConfigError(
+                f"--training.gbce-calibration must be in [0, 1], got {self.gbce_calibration}"
+            )
         if self.learning_rate <= 0:
             raise ConfigError(f"--training.learning-rate must be > 0, got {self.learning_rate}")
         for pair in self.event_weight:
@@ -82,6 +123,12 @@ class TrainingConfig:
                 raise ConfigError(
                     f"--training.event-weight expects TYPE=WEIGHT >= 0 (purchase=2), got {pair!r}"
                 )
+
+    def loss_for(self, num_items: int) -> LossName:
+        """Return the loss for a catalog of a size."""
+        if self.loss != "auto":
+            return self.loss
+        return "full_softmax" if num_items <= self.full_softmax_items else "sampled_softmax"
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -102,39 +149,29 @@ class FitResult:
         return int(max(self.metrics, key=_quality)["epoch"])
 
 
-class TrainingStep(nn.Module):
-    """Compute one process's share of a batch's loss; the module that DDP wraps."""
+@dataclass(slots=True)
+class _Position:
+    """Where a run stands: ``batch`` of ``epoch`` is next, and what the epoch has added up to."""
 
-    def __init__(self, model: SequenceModel, *, config: TrainingConfig, weights: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.is_exact = model.items.num_items <= config.full_softmax_items
-        self.event_weights = nn.Buffer(weights, persistent=False)  # by event type code + 1
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
 
-    def forward(
-        self,
-        tokens: Tensor,
-        timestamps_s: Tensor,
-        event_types: Tensor,
-        targets: Tensor,
-        target_weights: Tensor,
-        sources: Tensor,
-        negatives: Tensor,
-    ) -> Tensor:
-        """Return the weighted sum of the losses of all targets, a scalar."""
-        users = self.model(tokens, timestamps_s, event_types)  # (B, L, D)
-        users = users.gather(1, sources.unsqueeze(-1).expand(-1, -1, users.shape[-1]))
-        is_target = targets > 0
-        users, items, weights = users[is_target], targets[is_target], target_weights[is_target]
-        tower, scale = self.model.items, self.model.scale
-        if self.is_exact:
-            catalog = torch.arange(1, tower.num_items + 1, device=tokens.device)
-            losses = full_softmax(users, tower(catalog), items, scale=scale)
-        else:
-            losses = sampled_softmax(
-                users, tower(items), tower(negatives), items, negatives, scale=scale
-            )
-        return (losses * weights).sum()
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Hold what does not change while a model is trained."""
+
+    sequences: Sequences
+    config: TrainingConfig
+    accelerator: Accelerator
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: NegativeSampler
+    type_weights: NDArray[np.float32]
+    total_steps: int
 
 
 def fit(
@@ -156,9 +193,10 @@ def fit(
         config: how.
         accelerator: where; its processes share each batch.
         validate: gives the validation NDCG of a model; the last epoch is best where absent.
-        checkpoints: folder for one checkpoint an epoch; none are written where absent.
+        checkpoints: folder for the newest checkpoints; none are written where absent.
         resume: go on from the newest checkpoint of that folder, if there is one.
-        on_epoch: called on the main process with ``epoch, loss, ndcg, num_targets``.
+        on_epoch: called on the main process with ``epoch, loss, ndcg, num_targets`` and the
+            timings ``wall_s, targets_per_s, learning_rate``.
 
     Raises:
         DataError: no user has two events, or a loss is not finite; the last good checkpoint stays.
@@ -166,115 +204,177 @@ def fit(
     if not (sequences.lengths >= 2).any():
         raise DataError("expected at least one user with two events to learn from, found none")
     torch.manual_seed(config.seed)
-    step_module = TrainingStep(model, config=config, weights=_type_weights(sequences, config))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     # Tensors hash by identity: this is how the optimizer's state finds its names.
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    result = FitResult()
-    step = first_epoch = 0
+    result, at = FitResult(), _Position()
     saved = load_newest(checkpoints) if checkpoints is not None and resume else None
     if saved is not None:
         model.load_state_dict(dict(saved.model))
         restore_optimizer(optimizer, names, saved.optimizer)
         result = FitResult(best=saved.best, metrics=list(saved.metrics))
-        step, first_epoch = saved.step, saved.epoch + 1
-    wrapped, optimizer = accelerator.prepare(step_module, optimizer)
-    num_batches = _count_batches(sequences, config, model)
-    total_steps = num_batches * config.num_epochs
-    for epoch in range(first_epoch, config.num_epochs):
-        if _is_exhausted(result, config.patience):
-            break
-        epoch_seed = config.seed * _SEED_STRIDE + epoch
-        torch.manual_seed(epoch_seed + accelerator.process_index * 31)
-        generator = np.random.default_rng(epoch_seed)
-        wrapped.train()
-        loss_sum, weight_sum = 0.0, 0.0
-        for batch in training_batches(
-            sequences,
-            max_length=model.config.max_length,
-            batch_size=config.batch_size,
-            generator=generator,
-        ):
-            rate = _rate(step, total_steps=total_steps, config=config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss, weight = _train_step(
-                wrapped,
-                optimizer,
-                batch,
-                config=config,
-                accelerator=accelerator,
-                generator=generator,
+        at = _Position(
+            epoch=saved.epoch,
+            batch=saved.batch,
+            step=saved.step,
+            loss_sum=saved.loss_sum,
+            weight_sum=saved.weight_sum,
+        )
+    run = _prepare(model, sequences, config=config, accelerator=accelerator, optimizer=optimizer)
+
+    def save() -> None:
+        if checkpoints is not None and accelerator.is_main_process:
+            save_checkpoint(
+                checkpoints,
+                Checkpoint(
+                    epoch=at.epoch,
+                    batch=at.batch,
+                    step=at.step,
+                    loss_sum=at.loss_sum,
+                    weight_sum=at.weight_sum,
+                    model=model.state_dict(),
+                    optimizer=optimizer_tensors(_inner(run.optimizer), names),
+                    best=result.best,
+                    metrics=tuple(result.metrics),
+                ),
             )
-            loss_sum, weight_sum, step = loss_sum + loss, weight_sum + weight, step + 1
-        row = {"epoch": epoch, "loss": loss_sum / max(weight_sum, 1.0), "num_targets": weight_sum}
-        if not math.isfinite(row["loss"]):
-            raise DataError(
-                f"the loss of epoch {epoch} is not finite: lower --training.learning-rate"
-            )
+
+    while at.epoch < config.num_epochs and not _is_exhausted(result, config.patience):
+        start, before = time.perf_counter(), at.weight_sum
+        _run_epoch(run, at, save=save)
+        seconds = time.perf_counter() - start
+        row: dict[str, Any] = {
+            "epoch": at.epoch,
+            "loss": at.loss_sum / max(at.weight_sum, 1.0),
+            "num_targets": at.weight_sum,
+        }
+        timings = {
+            "wall_s": round(seconds, 3),
+            "targets_per_s": round((at.weight_sum - before) / max(seconds, 1e-9), 1),
+            "learning_rate": _rate(at.step - 1, total_steps=run.total_steps, config=config),
+        }
         if validate is not None:
             row["ndcg"] = _on_main(accelerator, lambda: validate(model))
         result.metrics.append(row)
-        if result.best_epoch == epoch:
+        if result.best_epoch == at.epoch:
             result.best = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        if accelerator.is_main_process:
-            if checkpoints is not None:
-                save_checkpoint(
-                    checkpoints,
-                    Checkpoint(
-                        epoch=epoch,
-                        step=step,
-                        model=model.state_dict(),
-                        optimizer=optimizer_tensors(_inner(optimizer), names),
-                        best=result.best,
-                        metrics=tuple(result.metrics),
-                    ),
-                )
-            if on_epoch is not None:
-                on_epoch(row)
+        at.epoch, at.batch, at.loss_sum, at.weight_sum = at.epoch + 1, 0, 0.0, 0.0
+        save()
+        if accelerator.is_main_process and on_epoch is not None:
+            on_epoch(row | timings)
         accelerator.wait_for_everyone()
     model.load_state_dict(dict(result.best))
     model.eval()
     return result
 
 
-def _train_step(
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
+def _prepare(
+    model: SequenceModel,
+    sequences: Sequences,
     *,
     config: TrainingConfig,
     accelerator: Accelerator,
-    generator: np.random.Generator,
-) -> tuple[float, float]:
-    """Take one optimizer step; return the global loss and weight of the batch."""
-    step_module: TrainingStep = accelerator.unwrap_model(wrapped)
-    num_items = step_module.model.items.num_items
-    negatives = generator.integers(1, num_items + 1, size=config.num_negatives)
-    weights = step_module.event_weights.cpu().numpy()
-    batch_weights = weights[batch.target_types] * (batch.targets > 0)
-    total = float(batch_weights.sum())
+    optimizer: torch.optim.Optimizer,
+) -> _Run:
+    loss = config.loss_for(sequences.num_items)
+    step = TrainingStep(
+        model,
+        loss=loss,
+        gbce_calibration=config.gbce_calibration,
+        masks_own_items=config.mask_own_items,
+        is_bfloat16=config.precision == "bfloat16",
+    )
+    wrapped, optimizer = accelerator.prepare(step, optimizer)
+    return _Run(
+        sequences=sequences,
+        config=config,
+        accelerator=accelerator,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        sampler=NegativeSampler(
+            frequencies=target_frequencies(sequences),
+            num_uniform=0 if loss == "full_softmax" else config.num_negatives,
+            num_in_batch=config.num_in_batch if loss == "mixed_softmax" else 0,
+        ),
+        type_weights=_type_weights(sequences, config),
+        total_steps=_count_batches(sequences, config, model) * config.num_epochs,
+    )
+
+
+def _run_epoch(run: _Run, at: _Position, *, save: Callable[[], None]) -> None:
+    """Take the steps of an epoch that are left; ``at`` moves along."""
+    config = run.config
+    model: SequenceModel = run.accelerator.unwrap_model(run.wrapped).model
+    batches = training_batches(
+        run.sequences,
+        max_length=model.config.max_length,
+        batch_size=config.batch_size,
+        generator=np.random.default_rng((config.seed, at.epoch)),
+        first=at.batch,
+    )
+    run.wrapped.train()
+    for batch in batches:
+        if at.batch and at.batch % config.checkpoint_batches == 0:
+            save()
+        rate = _rate(at.step, total_steps=run.total_steps, config=config)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        loss, weight = _train_step(run, batch, at)
+        at.loss_sum, at.weight_sum = at.loss_sum + loss, at.weight_sum + weight
+        at.batch, at.step = at.batch + 1, at.step + 1
+
+
+def _train_step(run: _Run, batch: Batch, at: _Position) -> tuple[float, float]:
+    """Take one optimizer step; return the global loss and weight of the batch.
+
+    Raises:
+        DataError: loss or gradient is not finite; the weights are as before the step.
+    """
+    accelerator, config = run.accelerator, run.config
+    seed = (config.seed, at.epoch, at.batch)
+    weights = run.type_weights[batch.target_types] * (batch.targets > 0)
+    total = float(weights.sum())
     if total == 0:
         return 0.0, 0.0
-    mine = _share(batch, batch_weights, accelerator)
-    tensors = [torch.as_tensor(value, device=accelerator.device) for value in mine]
-    loss_sum = wrapped(*tensors, torch.as_tensor(negatives, device=accelerator.device))
-    optimizer.zero_grad(set_to_none=True)
-    # DDP averages over processes: times their number, divided by the global weight.
-    accelerator.backward(loss_sum * (accelerator.num_processes / total))
-    accelerator.clip_grad_norm_(wrapped.parameters(), config.clip_norm)
-    optimizer.step()
-    return float(accelerator.reduce(loss_sum.detach(), reduction="sum")), total
+    negatives = run.sampler.draw(batch, np.random.default_rng((*seed, 1)))
+    shared = [
+        torch.as_tensor(value, device=accelerator.device)
+        for value in (negatives.items, negatives.log_expected)
+    ]
+    drops = np.random.SeedSequence((*seed, 2, accelerator.process_index * _RANK_SEED))
+    torch.manual_seed(int(drops.generate_state(1)[0]))
+    run.optimizer.zero_grad(set_to_none=True)
+    pieces = _pieces(batch, weights, accelerator, size=config.micro_batch_size)
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for number, piece in enumerate(pieces, start=1):
+        tensors = [torch.as_tensor(value, device=accelerator.device) for value in piece]
+        is_last = number == len(pieces)
+        with nullcontext() if is_last else accelerator.no_sync(run.wrapped):
+            loss = run.wrapped(*tensors, *shared)
+            # DDP averages over processes: times their number, divided by the global weight.
+            accelerator.backward(loss * (accelerator.num_processes / total))
+        loss_sum += loss.detach()
+    norm = accelerator.clip_grad_norm_(run.wrapped.parameters(), config.clip_norm)
+    found = float(accelerator.reduce(loss_sum, reduction="sum"))
+    if not (math.isfinite(found) and math.isfinite(float(norm))):
+        raise DataError(_not_finite(run.sequences, batch, at, loss=found))
+    run.optimizer.step()
+    return found, total
 
 
-def _share(
-    batch: Batch, weights: np.ndarray[Any, Any], accelerator: Accelerator
-) -> list[np.ndarray[Any, Any]]:
-    """Return this process's windows; each process gets at least one, if only without targets."""
+def _pieces(
+    batch: Batch, weights: NDArray[np.float32], accelerator: Accelerator, *, size: int | None
+) -> list[list[NDArray[Any]]]:
+    """Return this process's windows in pieces: as many as any other process has.
+
+    Each has at least one window, if only without targets.
+    """
     rank, world = accelerator.process_index, accelerator.num_processes
-    arrays: list[np.ndarray[Any, Any]] = [
+    num_windows = len(batch.tokens)
+    share = -(-num_windows // world)
+    arrays: list[NDArray[Any]] = [
         batch.tokens,
         batch.timestamps_s,
         batch.event_types,
@@ -282,14 +382,27 @@ def _share(
         weights.astype(np.float32),
         batch.sources,
     ]
-    mine = [array[rank::world] for array in arrays]
-    if len(mine[0]) == 0:
-        mine = [array[:1] for array in arrays]
-        mine[3], mine[4] = np.zeros_like(mine[3]), np.zeros_like(mine[4])
-    return mine
+    pieces = []
+    for rows in np.array_split(np.arange(rank, num_windows, world), -(-share // (size or share))):
+        piece = [array[rows if len(rows) else [0]] for array in arrays]
+        if len(rows) == 0:
+            piece[3], piece[4] = np.zeros_like(piece[3]), np.zeros_like(piece[4])
+        pieces.append(piece)
+    return pieces
 
 
-def _type_weights(sequences: Sequences, config: TrainingConfig) -> Tensor:
+def _not_finite(sequences: Sequences, batch: Batch, at: _Position, *, loss: float) -> str:
+    users = [sequences.user_ids[int(row)] for row in np.unique(batch.users)]
+    more = f" and {len(users) - _NAMED_USERS} more" if len(users) > _NAMED_USERS else ""
+    return (
+        f"batch {at.batch} of epoch {at.epoch} gave a loss of {loss:.4g} or a gradient that is not "
+        f"finite (users {', '.join(users[:_NAMED_USERS])}{more}); the last good checkpoint stays: "
+        "look at the embeddings of their items, or lower --training.learning-rate"
+    )
+
+
+def _type_weights(sequences: Sequences, config: TrainingConfig) -> NDArray[np.float32]:
+    """Return the weight of a target by the code + 1 of its event type."""
     known = config.weights
     unknown = set(known) - set(sequences.event_type_names)
     if unknown:
@@ -297,7 +410,8 @@ def _type_weights(sequences: Sequences, config: TrainingConfig) -> Tensor:
             f"--training.event-weight names {', '.join(sorted(unknown))}; the log has "
             f"{', '.join(sequences.event_type_names)}"
         )
-    return torch.tensor([1.0] + [known.get(name, 1.0) for name in sequences.event_type_names])
+    weights = [1.0, *(known.get(name, 1.0) for name in sequences.event_type_names)]
+    return np.asarray(weights, dtype=np.float32)
 
 
 def _count_batches(sequences: Sequences, config: TrainingConfig, model: SequenceModel) -> int:
