@@ -16,6 +16,8 @@ JOBS = (
     "ingest",
     "recommend",
     "serve",
+    "erase",
+    "export-user",
     "keys",
     "demo",
 )
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job that the first argument names."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in JOBS:
-        importlib.import_module(f"jobs.{words[0]}").main(words[1:])
+        importlib.import_module(f"jobs.{words[0].replace('-', '_')}").main(words[1:])
         return
     is_help = bool(words) and words[0] in ("-h", "--help")
     if not is_help and words:

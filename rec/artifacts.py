@@ -7,13 +7,14 @@ and nothing to do. It is written aside and renamed, so a reader sees all of it o
 ``WORKSPACE/ROOM/HASH/`` is an artifact; ``WORKSPACE/ROOM/latest`` names the newest one.
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,9 @@ ROOMS = (
     "feedback",
 )
 _CHUNK_BYTES = 1 << 20
+_REWRITE = ".rewrite"
+_EXCHANGE, _AT_FOLDER = 2, -100
+"""Linux: RENAME_EXCHANGE and AT_FDCWD of renameat2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,14 +195,6 @@ def write_artifact(
     draft = Draft(path=aside)
     try:
         yield draft
-        files = {
-            str(file.relative_to(aside)): {
-                "sha256": file_sha256(file),
-                "bytes": file.stat().st_size,
-            }
-            for file in sorted(aside.rglob("*"))
-            if file.is_file()
-        }
         manifest = {
             "format": FORMAT_VERSION,
             "kind": kind,
@@ -207,7 +203,7 @@ def write_artifact(
             "parents": dict(parents),
             "counts": draft.counts,
             "details": draft.details,
-            "files": files,
+            "files": _digests(aside),
         }
         write_json(aside / MANIFEST, manifest)
         final = room / name
@@ -219,12 +215,85 @@ def write_artifact(
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def rewrite_artifact(artifact: Artifact) -> Iterator[Draft]:
+    """Give a copy of an artifact to change; on a clean exit it takes the artifact's place.
+
+    Only an erasure changes what is finished: name, config and parents stay, so whatever was made
+    of the artifact still finds it. The files of the copy are hard links, so the caller replaces
+    files (:func:`replace_file`) and never writes into one. A reader sees the old folder or the new
+    one; what a killed rewrite leaves is cleared by :func:`finish_rewrites`.
+    """
+    room, name = artifact.path.parent, artifact.name
+    aside = room / f".{name}{_REWRITE}"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(artifact.path, aside, copy_function=link_or_copy)
+    counts, details = to_plain(artifact.counts), to_plain(artifact.manifest["details"])
+    draft = Draft(path=aside, counts=counts, details=details)
+    try:
+        yield draft
+        fields = {"counts": draft.counts, "details": draft.details, "files": _digests(aside)}
+        write_json(aside / MANIFEST, {**artifact.manifest, **fields})
+        _exchange(aside, artifact.path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish_rewrites(workspace: Path) -> None:
+    """Clear away what killed rewrites left; a folder that lost its place is put back."""
+    for aside in workspace.glob(f"*/.*{_REWRITE}"):
+        final = aside.with_name(aside.name[1 : -len(_REWRITE)])
+        if final.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(final)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside ``path`` and rename it over: other names of the old one keep it."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name where the file system can, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def point_latest(workspace: Path, kind: str, name: str) -> None:
     """Make ``name`` the newest artifact of its room, atomically."""
     pointer = workspace / kind / "latest"
     aside = pointer.with_name(f".latest.{uuid.uuid4().hex}")
     aside.write_text(name + "\n", encoding="utf-8")
     aside.replace(pointer)
+
+
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        str(file.relative_to(folder)): {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / MANIFEST
+    }
+
+
+def _exchange(aside: Path, final: Path) -> None:
+    """Swap two folders in one step; where the system cannot, in two that leave both whole."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is not None:
+        names = os.fsencode(aside), os.fsencode(final)
+        if swap(_AT_FOLDER, names[0], _AT_FOLDER, names[1], _EXCHANGE) == 0:
+            return
+    old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+    final.rename(old)
+    aside.rename(final)
+    shutil.rmtree(old)
 
 
 def _keep_private(workspace: Path) -> None:

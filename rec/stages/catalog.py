@@ -1,5 +1,6 @@
 """The catalog's part of a preparation: item and user files to one artifact."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rec.data.files import list_files, read_chunks
 from rec.data.items import CATALOG_FILE, clean_items
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.rows import MARKS, RAW, REASON
+from rec.data.tombstones import without_erased
 from rec.errors import DataError
 from rec.stages.data_card import describe_items
 
@@ -35,6 +37,7 @@ def prepare_catalog(
     users: Sequence[str],
     config: CleaningConfig,
     key_path: Path,
+    tombstones: frozenset[str] = frozenset(),
 ) -> tuple[Artifact, bool]:
     """Return the catalog of item and user files, and whether it was there already.
 
@@ -48,6 +51,7 @@ def prepare_catalog(
         "files": file_digests(files),
         "users": file_digests(user_files),
         "pseudonymize_users": config.pseudonymize_users,
+        **(erased_setting(tombstones) if user_files else {}),
     }
     name = config_hash("catalog", settings, {})
     found = find_artifact(workspace, "catalog", name)
@@ -56,6 +60,8 @@ def prepare_catalog(
         return found, True
     catalog = clean_items([(path, chunk) for path in files for chunk in read_chunks(path)])
     attributes = _read_users(user_files, config=config, key_path=key_path)
+    if attributes is not None:
+        attributes = without_erased(attributes, tombstones=tombstones, key_path=key_path)
     with write_artifact(workspace, "catalog", config=settings, parents={}) as draft:
         if attributes is not None:
             attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
@@ -74,6 +80,13 @@ def prepare_catalog(
     made = find_artifact(workspace, "catalog", name)
     assert made is not None
     return made, False
+
+
+def erased_setting(tombstones: frozenset[str]) -> dict[str, str]:
+    """Return what names an artifact that leaves erased users out; nothing if there are none."""
+    if not tombstones:
+        return {}
+    return {"erased": hashlib.sha256("".join(sorted(tombstones)).encode()).hexdigest()[:16]}
 
 
 def file_digests(paths: Sequence[str]) -> list[str]:

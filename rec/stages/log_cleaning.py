@@ -4,12 +4,13 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from rec.artifacts import Artifact, Draft, write_json
+from rec.artifacts import Artifact, Draft, replace_file, write_json
 from rec.data.cleaning import CleaningConfig
 from rec.data.counts import CleaningCounts, add_numbers, check_counts
 from rec.data.log_merging import can_merge
@@ -18,7 +19,13 @@ from rec.errors import DataError
 from rec.spread import Spread, ready_worker
 from rec.stages.data_card import CARD_FILE, PAGE_FILES, SAMPLES, make_card
 from rec.stages.data_card_page import render_card
-from rec.stages.log_workers import CleanPartition, PartitionSummary, SpillFile, TrimPartition
+from rec.stages.log_workers import (
+    CleanPartition,
+    PartitionSummary,
+    SpillFile,
+    SummarisePartition,
+    TrimPartition,
+)
 
 MAX_EVENT_TYPES = 1000
 """More are a wrong column: a type is a kind of act, and stands in every sequence as an int16."""
@@ -41,6 +48,10 @@ class Sources:
     """Events of the first of the files: only the others are read, and merged into them."""
     num_known: int = 0
     """How many files those are."""
+    tombstones: frozenset[str] = frozenset()
+    """Who was erased."""
+    tombstone_key: Path | None = None
+    """The key of the tombstones."""
 
 
 def clean_log(
@@ -69,6 +80,8 @@ def clean_log(
         now_ms=sources.now_ms,
         key_path=sources.key_path,
         feedback=sources.feedback,
+        tombstones=sources.tombstones,
+        tombstone_key=sources.tombstone_key,
     )
     before = sources.before
     files = list(enumerate(sources.files))[sources.num_known :]
@@ -91,19 +104,67 @@ def clean_log(
         counts = _add_counts(summaries, known_duplicates)
         assert counts.rows_in == num_rows, "a row was lost or counted twice while trimming"
     check_counts(counts, config)
+    _describe(draft, summaries, counts=counts, item_folder=item_folder, catalog=catalog)
+    shutil.rmtree(scratch)
+    draft.details |= {
+        "queries": sorted({query for summary in summaries for query in summary.queries}),
+        "pseudonymized": config.pseudonymize_users,
+        "can_be_merged": _can_be_merged(counts, summaries, config),
+        "merged_into": before.name if before else None,
+    }
+
+
+def recount_log(
+    draft: Draft, *, catalog: Artifact, config: CleaningConfig, num_partitions: int
+) -> frozenset[str]:
+    """Count again an events artifact that rows were taken out of: data card, counts and details.
+
+    Duplicates were counted once and are not kept, so an erased user's stay in their number. Types
+    of events stay with a count of 0: sequences name them by their place.
+
+    Returns:
+        The queries that are left.
+    """
+    scratch = draft.path / "scratch"
+    scratch.mkdir()
+    worker = SummarisePartition(config=config, folder=draft.path, item_counts=scratch)
+    summaries = [worker(partition) for partition in range(num_partitions)]
+    before = draft.counts
+    counts = _add_counts(summaries, before["duplicates_by_reason"])
+    no_types = dict.fromkeys(before["event_types"], 0)
+    _describe(draft, summaries, counts=counts, item_folder=scratch, catalog=catalog)
+    draft.counts["event_types"] = no_types | draft.counts["event_types"]
+    shutil.rmtree(scratch)
+    return frozenset(query for summary in summaries for query in summary.queries)
+
+
+def _describe(
+    draft: Draft,
+    summaries: Sequence[PartitionSummary],
+    *,
+    counts: CleaningCounts,
+    item_folder: Path,
+    catalog: Artifact,
+) -> None:
+    """Write the data card, and what the summaries say into the manifest."""
     statistics = add_statistics(summary.statistics for summary in summaries)
     _check_event_types(statistics)
-    card = make_card(
-        counts=counts,
-        statistics=statistics,
-        items=_read_item_counts(item_folder),
-        samples=_first_samples(summaries),
-        bot_days=sum(summary.bot_days for summary in summaries),
-        catalog=catalog,
-    )
-    _write_card(draft.path, card)
-    _warn(card)
-    shutil.rmtree(scratch)
+    warnings: list[Mapping[str, Any]] = []
+    if statistics.events:
+        card = make_card(
+            counts=counts,
+            statistics=statistics,
+            items=_read_item_counts(item_folder),
+            samples=_first_samples(summaries),
+            bot_days=sum(summary.bot_days for summary in summaries),
+            catalog=catalog,
+        )
+        _write_card(draft.path, card)
+        _warn(card)
+        warnings = card["warnings"]
+    else:  # only where the last user was erased: there is nothing to describe
+        for name in (CARD_FILE, *PAGE_FILES.values()):
+            (draft.path / name).unlink(missing_ok=True)
     draft.counts |= {
         "rows_in": counts.rows_in,
         "kept": counts.kept,
@@ -115,13 +176,9 @@ def clean_log(
         "event_types": statistics.event_types,
     }
     draft.details |= {
-        "queries": sorted({query for summary in summaries for query in summary.queries}),
         "first_ms": statistics.first_ms,
         "last_ms": statistics.last_ms,
-        "warnings": card["warnings"],
-        "pseudonymized": config.pseudonymize_users,
-        "can_be_merged": _can_be_merged(counts, summaries, config),
-        "merged_into": before.name if before else None,
+        "warnings": warnings,
     }
 
 
@@ -195,8 +252,11 @@ def _first_samples(summaries: Sequence[PartitionSummary]) -> dict[str, tuple[str
 def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write the card beside the events."""
     write_json(folder / CARD_FILE, card)
-    (folder / PAGE_FILES["en"]).write_text(render_card(card, language="en"), encoding="utf-8")
-    (folder / PAGE_FILES["zh"]).write_text(render_card(card, language="zh"), encoding="utf-8")
+    for name, page in (
+        (PAGE_FILES["en"], render_card(card, language="en")),
+        (PAGE_FILES["zh"], render_card(card, language="zh")),
+    ):
+        replace_file(folder / name, partial(Path.write_text, data=page, encoding="utf-8"))
 
 
 def _warn(card: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
 from rec.data.privacy import load_or_create_key
 from rec.data.rows import RAW, REASON
 from rec.data.sequences import build_sequences, distinct_queries, save_part
+from rec.data.tombstones import without_erased
 from rec.data.user_cleaning import (
     Cleaned,
     clean_partition,
@@ -47,6 +48,10 @@ class SpillFile:
     key_path: Path | None
     feedback: frozenset[str]
     """Files that serving wrote: their user ids are pseudonyms already."""
+    tombstones: frozenset[str] = frozenset()
+    """Who was erased: their rows count as if the files did not have them."""
+    tombstone_key: Path | None = None
+    """The key of the tombstones; needed where there are any."""
 
     def __call__(self, task: tuple[int, str]) -> int:
         """Return the number of rows of file ``(number, path)``."""
@@ -66,6 +71,9 @@ class SpillFile:
                 now_ms=self.now_ms,
                 pseudonym_key=key,
             )
+            if self.tombstones:
+                assert self.tombstone_key is not None
+                rows = without_erased(rows, tombstones=self.tombstones, key_path=self.tombstone_key)
             num_rows += rows.height
             partitions = partition_of(rows["user_id"], self.num_partitions)
             for (partition,), piece in rows.group_by(partitions, maintain_order=True):
@@ -139,6 +147,24 @@ class TrimPartition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SummarisePartition:
+    """Summarise one partition that is there already; its duplicates are not known any more."""
+
+    config: CleaningConfig
+    folder: Path
+    item_counts: Path
+
+    def __call__(self, partition: int) -> PartitionSummary:
+        """Return the summary, and write the partition's item counts."""
+        cleaned = _read_part(partition, folder=self.folder)
+        if cleaned is None:
+            return PartitionSummary()
+        item_counts(cleaned.kept).write_parquet(self.item_counts / _part_name(partition))
+        bot_days = count_bot_days(cleaned.kept, cleaned.quarantined, self.config)
+        return _summarise(replace(cleaned, bot_days=bot_days))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SequencePartition:
     """Turn one part of events into a part of sequences."""
 
@@ -207,6 +233,14 @@ def _write_part(
         path.parent.mkdir(exist_ok=True)
         before = [pl.read_parquet(path)] if path.is_file() else []
         pl.concat([*before, rows], rechunk=True).write_parquet(path)
+    return _summarise(cleaned)
+
+
+def _part_name(partition: int) -> str:
+    return f"part-{partition:05d}.parquet"
+
+
+def _summarise(cleaned: Cleaned) -> PartitionSummary:
     return PartitionSummary(
         counts=CleaningCounts(
             kept=cleaned.kept.height,

@@ -28,8 +28,9 @@ from rec.data.cleaning import CleaningConfig
 from rec.data.files import list_files
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.data.sequences import save_vocabulary
+from rec.data.tombstones import load_tombstones
 from rec.spread import Spread, in_process, ready_worker
-from rec.stages.catalog import file_digests, prepare_catalog
+from rec.stages.catalog import erased_setting, file_digests, prepare_catalog
 from rec.stages.log_cleaning import Sources, clean_log
 from rec.stages.log_workers import SequencePartition
 
@@ -78,8 +79,14 @@ def prepare(
             written then.
     """
     key_path = workspace / KEY_FILE
+    tombstones = load_tombstones(workspace)
     catalog, catalog_is_old = prepare_catalog(
-        workspace, items=items, users=users, config=config, key_path=key_path
+        workspace,
+        items=items,
+        users=users,
+        config=config,
+        key_path=key_path,
+        tombstones=tombstones,
     )
     batches = sorted(
         str(path.resolve()) for path in (workspace / FEEDBACK_BATCHES).glob("*.parquet")
@@ -91,6 +98,7 @@ def prepare(
         "version": EVENTS_VERSION,
         "num_partitions": num_partitions,
         "files": file_digests([*given, *batches]),
+        **erased_setting(tombstones),
     }
     name = config_hash("events", settings, parents)
     log = find_artifact(workspace, "events", name)
@@ -108,6 +116,8 @@ def prepare(
             now_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
             before=before,
             num_known=len(before.manifest["config"]["files"]) if before else 0,
+            tombstones=tombstones,
+            tombstone_key=key_path,
         )
         with write_artifact(workspace, "events", config=settings, parents=parents) as draft:
             clean_log(

@@ -5,8 +5,6 @@ by one rename, so serving sees the old release or the new one. Rollback renames 
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from rec.artifacts import (
     config_hash,
     find_artifact,
     latest_artifact,
+    link_or_copy,
     read_artifact,
     write_artifact,
     write_json,
@@ -49,9 +48,9 @@ def promote(workspace: Path) -> tuple[Artifact, bool]:
         with write_artifact(workspace, "releases", config={}, parents=parents) as draft:
             for source in sorted(index.path.iterdir()):
                 if source.name != MANIFEST:
-                    _link(source, draft.path / source.name)
+                    link_or_copy(source, draft.path / source.name)
             for name in (METRICS_FILE, *REPORT_FILES.values()):
-                _link(report.path / name, draft.path / name)
+                link_or_copy(report.path / name, draft.path / name)
             card = _model_card(index, report)
             (draft.path / CARD_FILE).write_text(card, encoding="utf-8")
             draft.counts |= index.counts
@@ -88,14 +87,6 @@ def read_current(workspace: Path) -> Mapping[str, Any]:
         return {}
     pointer: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return pointer
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name where the file system can, else copy it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _model_card(index: Artifact, report: Artifact) -> str:

@@ -1,0 +1,99 @@
+"""Tombstones: who was erased, as keyed hashes, so that the same input files bring nobody back.
+
+A tombstone is made of the user id as it is stored (a pseudonym where ids are stored as such), so it
+names nobody and matches a log's rows as well as later feedback. It has no end: what an erased user
+does later is left out too, until the owner takes the line out of the file.
+"""
+
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import polars as pl
+
+from rec.artifacts import write_json
+from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.rows import RAW
+from rec.errors import ArtifactError
+
+ERASURES = "erasures"
+"""Folder of a workspace with the tombstones and the receipts."""
+TOMBSTONES_FILE = Path(ERASURES) / "tombstones.json"
+TOMBSTONES_FORMAT = 1
+_WORD = r"[\p{L}\p{N}_@.+:-]+"
+"""What a user id looks like inside a line that could not be read."""
+
+
+def tombstone(stored_id: str, key: bytes) -> str:
+    """Return 32 hex digits that stand for an erased user.
+
+    >>> tombstone("alice", bytes(32)) == pseudonym("alice", bytes(32))
+    False
+    """
+    return pseudonym(f"erased\x1f{stored_id}", key)
+
+
+def load_tombstones(workspace: Path) -> frozenset[str]:
+    """Return the tombstones of a workspace; none where nobody was erased.
+
+    Raises:
+        ArtifactError: the file is damaged or of a newer version. Going on without it could bring
+            an erased user back.
+    """
+    path = workspace / TOMBSTONES_FILE
+    if not path.is_file():
+        return frozenset()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found, marks = content["format"], content["tombstones"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} holds who was erased and cannot be read ({error}): restore it from a backup"
+        ) from error
+    if found != TOMBSTONES_FORMAT:
+        raise ArtifactError(
+            f"{path} has format {found!r}, this version reads {TOMBSTONES_FORMAT}: install the "
+            "version that wrote it"
+        )
+    return frozenset(marks)
+
+
+def add_tombstones(workspace: Path, marks: Iterable[str]) -> None:
+    """Add tombstones, durable when it returns."""
+    known = sorted(load_tombstones(workspace) | frozenset(marks))
+    content = {"format": TOMBSTONES_FORMAT, "tombstones": known}
+    write_json(workspace / TOMBSTONES_FILE, content)
+
+
+def without_erased(
+    rows: pl.DataFrame, *, tombstones: Collection[str], key_path: Path
+) -> pl.DataFrame:
+    """Return the rows of a log or of a table of users without those of erased users.
+
+    Of a line that could not be read nobody knows whose it is: it goes if a word in it is the id of
+    an erased user.
+
+    Args:
+        rows: with ``user_id`` as stored; optionally the marks of :mod:`rec.data.rows`.
+        tombstones: of the workspace; empty leaves the rows as they are.
+        key_path: the workspace's key.
+    """
+    if not tombstones:
+        return rows
+    key = load_or_create_key(key_path)
+
+    gone = _erased(rows["user_id"], tombstones, key)
+    is_erased = pl.col("user_id").is_in(gone).fill_null(value=False)
+    if RAW in rows.columns:
+        words = rows[RAW].str.extract_all(_WORD)
+        names = _erased(words.explode(), tombstones, key)
+        is_named = (
+            pl.col(RAW).str.extract_all(_WORD).list.eval(pl.element().is_in(names)).list.any()
+        )
+        is_erased = is_erased | is_named.fill_null(value=False)
+    return rows.filter(~is_erased)
+
+
+def _erased(ids: pl.Series, tombstones: Collection[str], key: bytes) -> list[str]:
+    distinct = ids.drop_nulls().unique().to_list()
+    return [user_id for user_id in distinct if tombstone(user_id, key) in tombstones]
