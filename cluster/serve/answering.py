@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import HTTPException
@@ -15,13 +16,34 @@ from fastapi import HTTPException
 from cluster.serve.calls import UnavailableError
 from cluster.serve.event_reading import read_inline_events
 from cluster.serve.problems import new_request_id
-from cluster.serve.schemas import ListedItem, RecommendAnswer, RecommendBody
-from cluster.serve.state import GatewayState, retry_later
-from rec.data.events import Impression
+from cluster.serve.schemas import InlineEvent, ListedItem, RecommendAnswer, RecommendBody
+from cluster.serve.state import GatewayState, Ranked, retry_later
+from rec.data.events import Event, Impression
 from rec.ranking import requests as asking
 
 GATEWAY_TIMEOUT = 504
 _log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class Asker:
+    """Hold who asks: what is known of them, and how long it took to know it.
+
+    Attributes:
+        user_id: as stored; ``None`` for nobody in particular.
+        history: oldest first.
+        query_embeddings: of the history's queries.
+        degraded: what could not be had.
+        timings_s: seconds by stage.
+        start: when the request was begun, by the performance counter.
+    """
+
+    user_id: str | None
+    history: Sequence[Event]
+    start: float
+    query_embeddings: dict[str, Any] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+    timings_s: dict[str, float] = field(default_factory=dict)
 
 
 async def answer_list(
@@ -33,77 +55,112 @@ async def answer_list(
         HTTPException: 422 for an inline event that is none, 503 where queues are full.
         RecError: the ranker refused the request.
     """
-    start = time.perf_counter()
-    user_id = None if body.user_id is None else state.stored_id(body.user_id)
-    degraded: list[str] = []
-    inline = read_inline_events(
-        body.events, user_id=user_id or "", known_items=state.release.item_ids
-    )
-    history = inline
-    try:
-        history = await state.read_history(user_id, inline)
-    except sqlite3.Error:
-        _log.exception("the history of a user cannot be read")
-        degraded.append("history_unavailable")
-    after_history = time.perf_counter()
-    queries = list(dict.fromkeys(e.query for e in history if e.item_id is None and e.query))
-    embedded: dict[str, Any] = {}
-    if queries:
-        try:
-            rows = await state.encode(queries)
-            embedded = dict(zip(queries, rows, strict=True))
-        except (UnavailableError, HTTPException):
-            degraded.append("encoder_unavailable")
-    after_encode = time.perf_counter()
+    asker = await read_asker(state, body.user_id, body.events)
+    await embed_queries(state, asker)
     request = asking.Request(
-        history=tuple(history),
+        history=tuple(asker.history),
         k=body.k,
         exclude=frozenset(body.exclude),
         filters={name: tuple(values) for name, values in body.filters.items()},
         exclude_seen=body.exclude_seen,
         penalty_weight=body.penalty_weight,
-        query_embeddings=embedded,
+        query_embeddings=asker.query_embeddings,
     )
+    ranked = await rank_or_popular(state, request)
+    return await finish(state, asker, ranked, request_id=request_id)
+
+
+async def read_asker(
+    state: GatewayState, user_id: str | None, inline: Sequence[InlineEvent]
+) -> Asker:
+    """Return what is held of a user together with the events that came along.
+
+    Raises:
+        HTTPException: 422, one of the events is none.
+    """
+    start = time.perf_counter()
+    stored = None if user_id is None else state.stored_id(user_id)
+    events = read_inline_events(inline, user_id=stored or "", known_items=state.known_items())
+    asker = Asker(user_id=stored, history=events, start=start)
     try:
-        answer = await state.rank(request)
-        items: Sequence[asking.RankedItem] = answer.items
-        degraded += answer.degraded
+        asker.history = await state.read_history(stored, events)
+    except sqlite3.Error:
+        _log.exception("the history of a user cannot be read")
+        asker.degraded.append("history_unavailable")
+    asker.timings_s["history"] = time.perf_counter() - start
+    return asker
+
+
+async def embed_queries(state: GatewayState, asker: Asker) -> None:
+    """Put the embeddings of the history's queries in; without them it is ranked all the same."""
+    start = time.perf_counter()
+    queries = dict.fromkeys(e.query for e in asker.history if e.item_id is None and e.query)
+    wanted = [query for query in queries if query is not None]
+    if wanted:
+        try:
+            rows = await state.encode(wanted)
+            asker.query_embeddings = dict(zip(wanted, rows, strict=True))
+        except (UnavailableError, HTTPException):
+            asker.degraded.append("encoder_unavailable")
+    asker.timings_s["encode"] = time.perf_counter() - start
+
+
+async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranked:
+    """Return the ranker's list, or what is popular where it is away.
+
+    Raises:
+        HTTPException: 503 where queues are full, or where only the ranker can answer.
+        RecError: the ranker refused the request.
+    """
+    try:
+        return await state.rank(request)
     except (UnavailableError, HTTPException) as error:
         # A full queue is told to retry; a silent ranker must not cost the user the list.
         if isinstance(error, HTTPException) and error.status_code != GATEWAY_TIMEOUT:
             raise
-        if request.filters:
+        if request.filters or request.candidates is not None:
             raise retry_later("the ranker is away") from error
-        items = state.release.popular_items(request)
-        degraded.append("ranker_unavailable")
+        release = state.release
+        items = release.popular_items(request, known=state.known_items())
+        return Ranked(release=release.name, items=items, degraded=["ranker_unavailable"])
+
+
+async def finish(
+    state: GatewayState, asker: Asker, ranked: Ranked, *, request_id: str
+) -> RecommendAnswer:
+    """Return a list as the contract writes it, logged as an impression."""
     before_log = time.perf_counter()
     impression = Impression(
         impression_id=new_request_id(),
         request_id=request_id,
-        user_id=user_id,
+        user_id=asker.user_id,
         timestamp_ms=time.time_ns() // 1_000_000,
-        item_ids=tuple(item.item_id for item in items),
-        positions=tuple(item.position for item in items),
-        propensities=tuple(item.propensity for item in items),
-        scores=tuple(item.score for item in items),
-        release=state.release.name,
+        item_ids=tuple(item.item_id for item in ranked.items),
+        positions=tuple(item.position for item in ranked.items),
+        propensities=tuple(item.propensity for item in ranked.items),
+        scores=tuple(item.score for item in ranked.items),
+        release=ranked.release,
     )
-    if not await state.log_impression(impression):
-        degraded.append("impression_not_logged")
+    is_logged = await state.log_impression(impression)
     end = time.perf_counter()
+    known = sum(asker.timings_s.values())
+    timings_s = {
+        **asker.timings_s,
+        "rank": before_log - asker.start - known,
+        "log": end - before_log,
+        "total": end - asker.start,
+    }
     return RecommendAnswer(
         request_id=request_id,
         impression_id=impression.impression_id,
-        release=state.release.name,
-        items=listed(items),
-        degraded=degraded,
-        timings_ms={
-            "history": milliseconds(after_history - start),
-            "encode": milliseconds(after_encode - after_history),
-            "rank": milliseconds(before_log - after_encode),
-            "log": milliseconds(end - before_log),
-            "total": milliseconds(end - start),
-        },
+        release=ranked.release,
+        items=listed(ranked.items),
+        degraded=[
+            *asker.degraded,
+            *ranked.degraded,
+            *([] if is_logged else ["impression_not_logged"]),
+        ],
+        timings_ms={name: milliseconds(value) for name, value in timings_s.items()},
     )
 
 

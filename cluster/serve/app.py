@@ -1,5 +1,6 @@
 """The serving graph: Gateway -> Encoder, Gateway -> Ranker, and how it is started and stopped."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -18,16 +19,13 @@ from cluster.runtime import is_free
 from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
+from cluster.serve.histories import load_histories
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.ranker import Ranker
-from cluster.serve.state import HISTORY_EVENTS
 from rec.artifacts import read_artifact
-from rec.data.items import load_items
-from rec.data.sequences import load_sequences
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.event_log import LOG_FILE, EventLog
-from rec.ranking.history import HistoryStore, base_histories
 from rec.ranking.recommender import current_release
+from rec.ranking.release import RELEASE_FILE
 
 APPLICATION = "nextray"
 READY_WITHIN_S = 120
@@ -50,8 +48,10 @@ def build_app(args: ServeArgs) -> Application:
     encoder = serve.deployment(name="Encoder", **resources.encoder)(Encoder).bind(
         release, _threads(resources.encoder)
     )
+    settings = json.loads((args.release / RELEASE_FILE).read_text(encoding="utf-8"))
+    workspace = str(args.workspace.resolve())
     ranker = serve.deployment(name="Ranker", **resources.ranker)(Ranker).bind(
-        release, _threads(resources.ranker)
+        workspace, settings["fingerprint"], _threads(resources.ranker)
     )
     ingress: Any = serve.ingress()(Gateway)
     gateway: Any = serve.deployment(
@@ -60,7 +60,7 @@ def build_app(args: ServeArgs) -> Application:
         backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
         **resources.gateway,
     )(ingress)
-    app: Application = gateway.bind(encoder, ranker, str(args.workspace.resolve()), release)
+    app: Application = gateway.bind(encoder, ranker, workspace, release)
     return app
 
 
@@ -95,28 +95,6 @@ def serving(
         yield url
     finally:
         serve.shutdown()
-
-
-def load_histories(workspace: Path, release: Path) -> int:
-    """Put the release's histories where the gateway reads them; return the number of users.
-
-    Skipped, with 0, where they are there already.
-    """
-    artifact = read_artifact(release)
-    log = EventLog(workspace / LOG_FILE)
-    try:
-        store = HistoryStore(log)
-        if store.base_release() == artifact.name:
-            return 0
-        sequences = load_sequences(workspace / "sequences" / artifact.parents["sequences"])
-        item_ids = load_items(release)["item_id"].to_list()
-        return store.load_base(
-            base_histories(sequences, item_ids=item_ids, limit=HISTORY_EVENTS),
-            release=artifact.name,
-            ingested_through=artifact.manifest["details"]["ingested_through"],
-        )
-    finally:
-        log.close()
 
 
 def wait_until_ready(url: str, *, within_s: float = READY_WITHIN_S) -> None:

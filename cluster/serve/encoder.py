@@ -55,5 +55,10 @@ class Encoder:
             self._cache.popitem(last=False)
         return np.stack([known[text] for text in texts])
 
+    async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+        """Return the embeddings as ``encode`` does, and the tokens that all texts have, uncut."""
+        tokens = sum(await asyncio.to_thread(self._encoder.count_tokens, texts))
+        return await self.encode(texts), tokens
+
     async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
         return list(await asyncio.to_thread(self._encoder.encode, texts))

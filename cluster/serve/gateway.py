@@ -7,18 +7,28 @@ from fastapi import FastAPI
 
 from cluster.serve.border import MAX_BODY_BYTES, Border
 from cluster.serve.problems import add_problem_handlers
-from cluster.serve.routes import catalog, feedback, health, recommending, releases
+from cluster.serve.routes import (
+    catalog,
+    feedback,
+    health,
+    recommending,
+    releases,
+    searching,
+    users,
+)
 from cluster.serve.schemas import Problem
 from cluster.serve.state import GatewayState
 
 ROUTERS = (
     recommending.router,
+    searching.router,
     feedback.router,
     catalog.router,
+    users.router,
     releases.router,
     health.router,
 )
-PROBLEMS = (401, 403, 404, 413, 422, 503, 504)
+PROBLEMS = (401, 403, 404, 405, 409, 413, 422, 429, 500, 503, 504)
 """Statuses that any route may answer with; every error is a problem document."""
 
 
@@ -26,7 +36,9 @@ class Gateway:
     """Answer the HTTP contract."""
 
     def __init__(self, encoder: Any, ranker: Any, workspace: str, release: str) -> None:
+        """Open the workspace; a replica that starts later takes what is promoted by then."""
         self.state = GatewayState(encoder, ranker, workspace=Path(workspace), release=Path(release))
+        self.state.follow_current()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return this replica's HTTP application; Serve asks for it after the constructor."""

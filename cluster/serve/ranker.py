@@ -1,48 +1,108 @@
 """The Ranker deployment: histories to lists, batched over requests."""
 
 import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from ray import serve
 
 from rec.errors import RecError
-from rec.ranking.recommender import Recommender
-from rec.ranking.requests import RankedList, Request
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.following import FollowedRelease
+from rec.ranking.item_changes import ItemChanges
+from rec.ranking.requests import RankedList, Request, SearchRequest
+
+FOLLOW_S = 0.2
+"""Between looks at ``current`` and at the item changes: two small reads."""
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
 
 
 class Ranker:
-    """Answer with the whole request path of one release."""
+    """Answer with the whole request path of the promoted release."""
 
-    def __init__(self, release: str, num_threads: int) -> None:
+    def __init__(self, workspace: str, fingerprint: str, num_threads: int) -> None:
         """Load the release and answer once, so that the first user does not wait."""
         torch.set_num_threads(num_threads)
-        self._recommender = Recommender.load(Path(release))
-        self._recommender.recommend([Request(k=1)])
+        root = Path(workspace)
+        self._log = EventLog(root / LOG_FILE)
+        self._followed = FollowedRelease(
+            root, fingerprint=fingerprint, changes=ItemChanges(self._log)
+        )
+        self._followed.recommender().recommend([Request(k=1)])
         # 2 ms: a batch of two costs little more than one, and nobody waits long for company.
         batch = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
         self._recommend_batched = batch(self._recommend_batch)
+        self._search_batched = batch(self._search_batch)
+        self._stop = threading.Event()
+        threading.Thread(target=self._follow, name="follow release", daemon=True).start()
 
     async def recommend(self, request: Request) -> tuple[str, RankedList]:
         """Return the release's name and the list."""
-        answer = await self._recommend_batched(request)
-        if isinstance(answer, RecError):
-            raise answer
-        return self._recommender.release, answer
+        return _raised(await self._recommend_batched(request))
+
+    async def search(self, request: SearchRequest) -> tuple[str, RankedList]:
+        """Return the release's name and what a text has found."""
+        return _raised(await self._search_batched(request))
 
     async def similar(self, item_id: str, k: int) -> tuple[str, RankedList]:
         """Return the release's name and the nearest items."""
-        found = await asyncio.to_thread(self._recommender.similar, item_id, k=k)
-        return self._recommender.release, found
 
-    async def _recommend_batch(self, requests: list[Request]) -> list[RankedList | RecError]:
-        return await asyncio.to_thread(self._answer, requests)
+        def find() -> tuple[str, RankedList]:
+            recommender = self._followed.recommender()
+            return recommender.release, recommender.similar(item_id, k=k)
 
-    def _answer(self, requests: list[Request]) -> list[RankedList | RecError]:
+        return await asyncio.to_thread(find)
+
+    async def load_aside(self, name: str) -> str:
+        """Load a release without answering from it; return its name.
+
+        Raises:
+            ArtifactError: it cannot be served here.
+        """
+        await asyncio.to_thread(self._followed.load_aside, name)
+        return name
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._log.close()
+
+    async def _recommend_batch(self, requests: list[Request]) -> list[Any]:
+        return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.recommend(asked))
+
+    async def _search_batch(self, requests: list[SearchRequest]) -> list[Any]:
+        return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.search(asked))
+
+    def _answer(
+        self, requests: Sequence[R], ask: Callable[[Any, Sequence[R]], list[RankedList]]
+    ) -> list[tuple[str, RankedList] | RecError]:
         """Return a list or an error for each: one bad request must not spoil its neighbours."""
+        recommender = self._followed.recommender()
         try:
-            return list(self._recommender.recommend(requests))
+            return [(recommender.release, found) for found in ask(recommender, requests)]
         except RecError as error:
             if len(requests) == 1:
                 return [error]
-            return [answer for request in requests for answer in self._answer([request])]
+            return [found for request in requests for found in self._answer([request], ask)]
+
+    def _follow(self) -> None:
+        """Keep up in the background, so that requests seldom wait for it."""
+        while not self._stop.wait(FOLLOW_S):
+            try:
+                self._followed.poll()
+                self._followed.recommender()
+            except (RecError, OSError, ValueError, sqlite3.Error):
+                if not self._stop.is_set():
+                    _log.exception("cannot follow the release")
+
+
+def _raised(answer: tuple[str, RankedList] | RecError) -> tuple[str, RankedList]:
+    if isinstance(answer, RecError):
+        raise answer
+    return answer

@@ -1,6 +1,6 @@
 """The HTTP contract as types: what may come in, and what goes out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -8,6 +8,10 @@ ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 UserId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Query = Annotated[str, Field(min_length=1, max_length=512)]
+Text = Annotated[str, Field(min_length=1, max_length=32_768)]
+Name256 = Annotated[str, Field(min_length=1, max_length=256)]
+FilterValues = Annotated[list[Name256], Field(max_length=100)]
+AttributeValue = bool | int | float | Annotated[str, Field(max_length=1000)] | None
 
 
 class _Strict(BaseModel):
@@ -58,10 +62,166 @@ class RecommendBody(_Strict):
     user_id: UserId | None = None
     events: Annotated[list[InlineEvent], Field(max_length=200)] = []
     k: Annotated[int, Field(ge=1, le=100)] = 10
-    filters: Annotated[dict[Name, list[str]], Field(max_length=10)] = {}
+    filters: Annotated[dict[Name, FilterValues], Field(max_length=10)] = {}
     exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
     penalty_weight: Annotated[float, Field(ge=0, le=10)] | None = None
     exclude_seen: bool | None = None
+
+
+class SearchBody(_Strict):
+    """Ask for the items that a text describes, nearer to a user first if one is named."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"query": "yogurt", "user_id": "7"}]}
+    )
+    query: Query
+    user_id: UserId | None = None
+    events: Annotated[list[InlineEvent], Field(max_length=200)] = []
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    filters: Annotated[dict[Name, FilterValues], Field(max_length=10)] = {}
+    exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
+    exclude_seen: bool = False
+    personal_weight: Annotated[float, Field(ge=0, le=10)] = 0.2
+
+
+class RerankItemsBody(_Strict):
+    """Order given items for a user; items that the catalog does not have are left out."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"user_id": "7", "item_ids": ["1029743", "995242"]}]},
+    )
+    item_ids: Annotated[list[ItemId], Field(min_length=1, max_length=1000)]
+    user_id: UserId | None = None
+    events: Annotated[list[InlineEvent], Field(max_length=200)] = []
+    penalty_weight: Annotated[float, Field(ge=0, le=10)] | None = None
+
+
+class RerankTextsBody(_Strict):
+    """Order given texts for a query, in the schema of text-embeddings-inference."""
+
+    query: Query
+    texts: Annotated[list[Text], Field(min_length=1, max_length=1000)]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool = True
+    truncation_direction: Literal["right", "Right"] = "right"
+
+
+class RankedText(BaseModel):
+    """One text's score: (1 + cosine) / 2, or the cosine where raw scores were asked for."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class EmbeddingsBody(BaseModel):
+    """Ask for embeddings, in OpenAI's schema; its other fields change nothing and are ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "nextray", "input": ["red dress"]}]}
+    )
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class Embedding(BaseModel):
+    """One text's embedding: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens of all texts, uncut, with those that the encoder adds."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Embeddings in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ItemBody(BaseModel):
+    """An item as the catalog has it; a name that the contract does not know is an attribute."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        str_strip_whitespace=True,
+        json_schema_extra={
+            "examples": [{"title": "Oat yogurt, 500 g", "category": ["yogurt"], "price": 2.5}]
+        },
+    )
+    __pydantic_extra__: dict[str, AttributeValue]
+    title: Annotated[str, Field(max_length=1000)] = ""
+    text: Annotated[str, Field(max_length=20_000)] = ""
+    category: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
+    tags: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
+
+
+class ItemAnswer(BaseModel):
+    """What became of an item; it is durable, and every replica follows."""
+
+    item_id: str
+    status: Literal["created", "updated", "deleted"]
+    request_id: str
+
+
+class UserAnswer(BaseModel):
+    """What is held of a user on the serving side."""
+
+    user_id: str
+    events: int
+    impressions: int
+    history: int
+    """Events that the promoted release's sequences have of the user."""
+    first_ms: int | None
+    last_ms: int | None
+
+
+class UserExport(BaseModel):
+    """All rows that the serving side holds of a user, under the id that was asked for."""
+
+    user_id: str
+    events: list[dict[str, str | int | float | None]]
+    impressions: list[dict[str, Any]]
+    history: list[dict[str, str | int | float | None]]
+
+
+class ErasureReceipt(BaseModel):
+    """What was deleted of a user, down to the bytes in the event log."""
+
+    receipt_id: str
+    user_id: str
+    erased_at_ms: int
+    events: int
+    impressions: int
+    histories: int
+    not_covered: str
+    """What else of a workspace may hold the user, and what erases it there."""
+
+
+class PromoteBody(_Strict):
+    """Name a release folder to promote; without one the newest evaluated index is released."""
+
+    release: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = None
+
+
+class SwitchAnswer(BaseModel):
+    """Which release is current now, and which was."""
+
+    release: str
+    previous: str
 
 
 class ListedItem(BaseModel):

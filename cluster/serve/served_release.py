@@ -1,12 +1,13 @@
 """What the gateway knows of a release: ids, titles and popularity; no towers, no embeddings."""
 
 import json
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from rec.ranking.release import POPULARITY_FILE, RELEASE_FILE
+from rec.ranking.release import ENCODER_FILE, ITEMS_FILE, POPULARITY_FILE, RELEASE_FILE
 from rec.ranking.requests import RankedItem, Request
 
 
@@ -21,10 +22,20 @@ class ServedRelease:
     item_ids: frozenset[str]
     popular: pl.DataFrame
     """``item_id, title, cold_score``, best cold start first."""
+    schema: Mapping[str, pl.DataType]
+    """Types of the catalog's columns, which a new item must keep."""
+    encoder_model: str
+    template: str
+    """What the encoder reads of an item."""
 
     @classmethod
     def read(cls, folder: Path) -> "ServedRelease":
-        """Return what is known of a release folder."""
+        """Return what is known of a release folder.
+
+        Raises:
+            OSError, ValueError: a file is missing or is not what it should be.
+        """
+        encoder = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         settings = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
         popular = pl.read_parquet(folder / POPULARITY_FILE)
         return cls(
@@ -34,14 +45,22 @@ class ServedRelease:
             excludes_seen=bool(settings["ranking"]["exclude_seen"]),
             item_ids=frozenset(popular["item_id"].to_list()),
             popular=popular.select("item_id", "title", "cold_score"),
+            schema=pl.read_parquet_schema(folder / ITEMS_FILE),
+            encoder_model=encoder["model"],
+            template=encoder["template"],
         )
 
-    def popular_items(self, request: Request) -> list[RankedItem]:
-        """Return popular items in place of the ranker's list; filters are not known here."""
+    def popular_items(self, request: Request, *, known: Container[str]) -> list[RankedItem]:
+        """Return popular items in place of the ranker's list; filters are not known here.
+
+        Args:
+            request: what was asked.
+            known: ids that may be shown; a deleted item is not among them.
+        """
         hides_seen = self.excludes_seen if request.exclude_seen is None else request.exclude_seen
         seen = {event.item_id for event in request.history} if hides_seen else set()
         hidden = seen | request.exclude
-        rows = (row for row in self.popular.iter_rows() if row[0] not in hidden)
+        rows = (row for row in self.popular.iter_rows() if row[0] not in hidden and row[0] in known)
         return [
             RankedItem(
                 item_id=item_id,

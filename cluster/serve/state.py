@@ -6,30 +6,46 @@ Stateless but for those files: any replica answers any request. It loads no mode
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, HTTPException, Request
 
 from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, Upstream
+from cluster.serve.histories import HISTORY_EVENTS, load_histories
 from cluster.serve.keys import KeyRing
+from cluster.serve.live_items import LiveCatalogIds, LiveItems
 from cluster.serve.served_release import ServedRelease
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
+from rec.errors import RecError
 from rec.ranking import requests as asking
 from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.following import check_release, read_current
 from rec.ranking.group_commit import GroupCommit
 from rec.ranking.history import HistoryStore
+from rec.ranking.item_changes import ItemChanges
 from rec.stages.preparation import KEY_FILE
 
-HISTORY_EVENTS = 1000
-"""Newest events read of a user: what is left out as seen, and more than a tower reads."""
+FOLLOW_S = 0.2
+"""Between looks at ``current``: one small read."""
+MAX_VIEWS = 4
+"""Releases known at once: the one before and the one after a switch, and room."""
 ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
 LOG_WITHIN_S = 0.25
 """Many times what a commit takes; a list later than this would be worse than an unlogged one."""
 _log = logging.getLogger(__name__)
+
+
+class Ranked(NamedTuple):
+    """Hold a list and the one release that it is of."""
+
+    release: str
+    items: Sequence[asking.RankedItem]
+    degraded: Sequence[str]
 
 
 class GatewayState:
@@ -40,17 +56,35 @@ class GatewayState:
         self.ranker = ranker
         self.workspace = workspace
         self.release = ServedRelease.read(release)
+        self.fingerprint = self.release.fingerprint
         self.keys = KeyRing(workspace)
         self._pseudonym_key = (
             load_or_create_key(workspace / KEY_FILE) if self.release.is_pseudonymized else None
         )
         self.log = EventLog(workspace / LOG_FILE)
         self.history = HistoryStore(self.log)
+        self.changes = ItemChanges(self.log)
+        self._live_items = LiveItems(self.changes)
         self.commits = GroupCommit(self.log)
         self.encoder_calls = Upstream("encoder")
         self.ranker_calls = Upstream("ranker")
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()
+        self._views = {self.release.name: self.release}
+        self._refused: str | None = None
+        self._follower = threading.Lock()
+        self._stop = threading.Event()
+        threading.Thread(target=self._follow, name="follow current", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop following and close the files."""
+        self._stop.set()
+        with self._follower:
+            self.log.close()
+
+    def known_items(self) -> LiveCatalogIds:
+        """Return the ids of the items that there are now."""
+        return self._live_items.over(self.release.item_ids)
 
     def stored_id(self, user_id: str) -> str:
         """Return the id under which a user is stored."""
@@ -63,30 +97,69 @@ class GatewayState:
             lambda: self.encoder.encode.remote(wanted), deadline_s=deadline_s
         )
 
-    async def rank(
-        self, request: asking.Request, *, deadline_s: float = DEADLINE_S
-    ) -> asking.RankedList:
-        """Return the ranker's list; raises as ``ask_ranker``."""
+    async def rank(self, request: asking.Request, *, deadline_s: float = DEADLINE_S) -> Ranked:
+        """Return the ranker's list and its release; raises as ``ask_ranker``."""
         return await self.ask_ranker(
             lambda: self.ranker.recommend.remote(request), deadline_s=deadline_s
         )
 
     async def ask_ranker(
         self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S
-    ) -> asking.RankedList:
-        """Return the ranker's list; a list of another release is asked for once more.
+    ) -> Ranked:
+        """Return the ranker's list and its release.
+
+        Around a promotion it may be the one before or the one after this replica's own: the whole
+        list is of the release that it names. One that cannot be read here is asked for once more.
 
         Raises:
-            HTTPException: 503 where queues are full or releases differ, 504 past the deadline.
+            HTTPException: 503 where queues are full or the release is unknown, 504 past the
+                deadline.
             RecError: the ranker refused the request.
             UnavailableError: no replica answers.
         """
         for _ in range(2):
-            release, answer = await self.ranker_calls.call(send, deadline_s=deadline_s)
-            if release == self.release.name:
-                found: asking.RankedList = answer
-                return found
+            name, answer = await self.ranker_calls.call(send, deadline_s=deadline_s)
+            if name in self._views or await asyncio.to_thread(self._read_view, name):
+                return Ranked(release=name, items=answer.items, degraded=answer.degraded)
         raise retry_later("a new release is being rolled out")
+
+    def follow_current(self) -> None:
+        """Switch to the promoted release where it is another one that may be served.
+
+        Its histories are loaded first. A release that the rankers would refuse is refused here too.
+        """
+        name = read_current(self.workspace).get("release")
+        with self._follower:
+            if self._stop.is_set():
+                return
+            if name == self.release.name:
+                self._refused = None
+            if name in (None, self.release.name, self._refused):
+                return
+            try:
+                folder = check_release(self.workspace, name, fingerprint=self.fingerprint).path
+                load_histories(self.workspace, folder)
+                self._views[name] = self.release = ServedRelease.read(folder)
+            except RecError as error:
+                _log.error("release %s is refused, %s goes on: %s", name, self.release.name, error)
+                self._refused = name
+
+    def _read_view(self, name: str) -> bool:
+        """Return whether a release that the ranker named can be read."""
+        try:
+            self._views[name] = ServedRelease.read(self.workspace / "releases" / name)
+        except (OSError, ValueError):
+            return False
+        while len(self._views) > MAX_VIEWS:
+            del self._views[next(iter(self._views))]
+        return True
+
+    def _follow(self) -> None:
+        while not self._stop.wait(FOLLOW_S):
+            try:
+                self.follow_current()
+            except (OSError, ValueError, sqlite3.Error):
+                _log.exception("cannot follow the promoted release")
 
     async def read_history(self, user_id: str | None, inline: Sequence[Event]) -> list[Event]:
         """Return what is held of a user and what came along, oldest first.

@@ -78,7 +78,7 @@ class LiveRecommender:
             through: newest ``seq`` that the release's catalog contains.
         """
         self._files = files
-        self._release = release
+        self.release = release
         self._changes = changes
         self._seq = through
         self._newest: dict[str, ItemChange] = {}
@@ -100,7 +100,7 @@ class LiveRecommender:
                 files = extend_files(
                     self._files, list(self._newest.values()), projection=self._projection
                 )
-                self._recommender = Recommender(files, release=self._release)
+                self._recommender = Recommender(files, release=self.release)
                 self._seq = fresh[-1].seq
         return self._recommender
 

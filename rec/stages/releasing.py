@@ -4,10 +4,11 @@
 by one rename, so serving sees the old release or the new one. Rollback renames it back.
 """
 
-import json
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rec.artifacts import (
     MANIFEST,
@@ -21,9 +22,9 @@ from rec.artifacts import (
     write_json,
 )
 from rec.errors import ArtifactError
+from rec.ranking.following import CURRENT, read_current
 from rec.stages.evaluating import METRICS_FILE, REPORT_FILES
 
-CURRENT = "current"
 CARD_FILE = "model_card.md"
 MAX_PREVIOUS = 20
 """Releases that rollback can reach."""
@@ -31,6 +32,16 @@ MAX_PREVIOUS = 20
 
 def promote(workspace: Path) -> tuple[Artifact, bool]:
     """Make the newest index with its report the current release; say whether it already was.
+
+    Raises:
+        ArtifactError: nothing was evaluated, or the newest index was not.
+    """
+    release = make_release(workspace)
+    return release, not point_current(workspace, release.name)
+
+
+def make_release(workspace: Path) -> Artifact:
+    """Return the newest index with its report as a release folder; ``current`` stays as it is.
 
     Raises:
         ArtifactError: nothing was evaluated, or the newest index was not.
@@ -44,25 +55,35 @@ def promote(workspace: Path) -> tuple[Artifact, bool]:
         )
     parents = {**index.parents, "indexes": index.name, "reports": report.name}
     release = find_artifact(workspace, "releases", config_hash("releases", {}, parents))
-    if release is None:
-        with write_artifact(workspace, "releases", config={}, parents=parents) as draft:
-            for source in sorted(index.path.iterdir()):
-                if source.name != MANIFEST:
-                    link_or_copy(source, draft.path / source.name)
-            for name in (METRICS_FILE, *REPORT_FILES.values()):
-                link_or_copy(report.path / name, draft.path / name)
-            card = _model_card(index, report)
-            (draft.path / CARD_FILE).write_text(card, encoding="utf-8")
-            draft.counts |= index.counts
-            draft.details |= index.manifest["details"]
-        release = find_artifact(workspace, "releases", config_hash("releases", {}, parents))
-        assert release is not None
-    pointer = read_current(workspace)
-    if pointer.get("release") == release.name:
-        return release, True
-    before = [name for name in [pointer.get("release"), *pointer.get("previous", [])] if name]
-    write_json(workspace / CURRENT, {"release": release.name, "previous": before[:MAX_PREVIOUS]})
-    return release, False
+    if release is not None:
+        return release
+    with write_artifact(workspace, "releases", config={}, parents=parents) as draft:
+        for source in sorted(index.path.iterdir()):
+            if source.name != MANIFEST:
+                link_or_copy(source, draft.path / source.name)
+        for name in (METRICS_FILE, *REPORT_FILES.values()):
+            link_or_copy(report.path / name, draft.path / name)
+        card = _model_card(index, report)
+        (draft.path / CARD_FILE).write_text(card, encoding="utf-8")
+        draft.counts |= index.counts
+        draft.details |= index.manifest["details"]
+    made = find_artifact(workspace, "releases", config_hash("releases", {}, parents))
+    assert made is not None
+    return made
+
+
+def point_current(workspace: Path, name: str) -> bool:
+    """Make a release the current one, those before it reachable by ``rollback``; say if it moved.
+
+    The file is replaced by one rename; a lock keeps two of these from losing a name.
+    """
+    with _changing(workspace):
+        pointer = read_current(workspace)
+        if pointer.get("release") == name:
+            return False
+        before = [one for one in [pointer.get("release"), *pointer.get("previous", [])] if one]
+        write_json(workspace / CURRENT, {"release": name, "previous": before[:MAX_PREVIOUS]})
+    return True
 
 
 def rollback(workspace: Path) -> Artifact:
@@ -71,22 +92,27 @@ def rollback(workspace: Path) -> Artifact:
     Raises:
         ArtifactError: there is none before it, or its files have changed.
     """
-    pointer = read_current(workspace)
-    previous = pointer.get("previous", [])
-    if not previous:
-        raise ArtifactError(f"expected a release before the current one in {workspace}, found none")
-    release = read_artifact(workspace / "releases" / previous[0], verify=True)
-    write_json(workspace / CURRENT, {"release": previous[0], "previous": previous[1:]})
+    with _changing(workspace):
+        pointer = read_current(workspace)
+        previous = pointer.get("previous", [])
+        if not previous:
+            raise ArtifactError(
+                f"expected a release before the current one in {workspace}, found none"
+            )
+        release = read_artifact(workspace / "releases" / previous[0], verify=True)
+        write_json(workspace / CURRENT, {"release": previous[0], "previous": previous[1:]})
     return release
 
 
-def read_current(workspace: Path) -> Mapping[str, Any]:
-    """Return the pointer: ``release`` and ``previous``; empty before the first promotion."""
-    path = workspace / CURRENT
-    if not path.is_file():
-        return {}
-    pointer: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return pointer
+@contextmanager
+def _changing(workspace: Path) -> Iterator[None]:
+    """Hold the pointer's lock: who changes it has read it first."""
+    descriptor = os.open(workspace / ".current.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _model_card(index: Artifact, report: Artifact) -> str:

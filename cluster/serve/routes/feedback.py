@@ -29,13 +29,14 @@ async def add_events(
     """
     sent = body.events if isinstance(body, EventsBody) else body
     now_ms = time.time_ns() // 1_000_000
+    known_items = state.known_items()
     events: list[Event] = []
     rejected: list[Rejection] = []
     for index, item in enumerate(sent):
         made = read_event(
             item,
             user_id=state.stored_id(item.user_id),
-            known_items=state.release.item_ids,
+            known_items=known_items,
             now_ms=now_ms,
         )
         if isinstance(made, Event):

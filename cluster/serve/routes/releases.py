@@ -1,10 +1,22 @@
 """Routes about the release that answers."""
 
-from fastapi import APIRouter
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
-from cluster.serve.schemas import ReleaseAnswer
-from cluster.serve.state import State
+from fastapi import APIRouter, HTTPException
 
+from cluster.serve.calls import UnavailableError
+from cluster.serve.schemas import PromoteBody, ReleaseAnswer, SwitchAnswer
+from cluster.serve.state import GatewayState, State, retry_later
+from rec.errors import ArtifactError
+from rec.ranking.following import check_release, read_current
+from rec.stages import releasing
+
+LOAD_WITHIN_S = 60.0
+"""For the replica that tries a release; lists go on meanwhile."""
+CONFLICT = 409
+R = TypeVar("R")
 router = APIRouter(tags=["release"])
 
 
@@ -13,5 +25,64 @@ async def get_release(state: State) -> ReleaseAnswer:
     """Return which release answers."""
     release = state.release
     return ReleaseAnswer(
-        release=release.name, items=len(release.item_ids), fingerprint=release.fingerprint
+        release=release.name, items=len(state.known_items()), fingerprint=release.fingerprint
     )
+
+
+@router.post("/v1/release/promote")
+async def promote(state: State, body: PromoteBody | None = None) -> SwitchAnswer:
+    """Make a release current: the named one, or the newest evaluated index.
+
+    Its files are compared with their sha256 and a replica loads it before anything changes; one
+    that is damaged or of another encoder is refused (409) and the old one goes on. Each replica
+    loads the new release aside and switches between two answers, so for some moments both answer,
+    each list from one of them, by name.
+    """
+    named = body.release if body else None
+
+    def find() -> str:
+        return named or releasing.make_release(state.workspace).name
+
+    name = await _or_conflict(find)
+    return await _switch(state, name, lambda: releasing.point_current(state.workspace, name))
+
+
+@router.post("/v1/release/rollback")
+async def rollback(state: State) -> SwitchAnswer:
+    """Make the release before the current one current again; it is checked like any other."""
+    previous = read_current(state.workspace).get("previous", [])
+    if not previous:
+        raise HTTPException(CONFLICT, "there is no release before the current one")
+    return await _switch(state, str(previous[0]), lambda: releasing.rollback(state.workspace))
+
+
+async def _switch(state: GatewayState, name: str, move: Callable[[], object]) -> SwitchAnswer:
+    """Try a release, then make it current; the answer comes when this replica has switched."""
+    before = state.release.name
+
+    def check() -> None:
+        check_release(state.workspace, name, fingerprint=state.fingerprint)
+
+    await _or_conflict(check)
+    try:
+        await state.ranker_calls.call(
+            lambda: state.ranker.load_aside.remote(name), deadline_s=LOAD_WITHIN_S
+        )
+    except ArtifactError as error:
+        raise HTTPException(CONFLICT, str(error)) from error
+    except UnavailableError as error:
+        raise retry_later(str(error)) from error
+
+    def switch() -> None:
+        move()
+        state.follow_current()
+
+    await _or_conflict(switch)
+    return SwitchAnswer(release=state.release.name, previous=before)
+
+
+async def _or_conflict(work: Callable[[], R]) -> R:
+    try:
+        return await asyncio.to_thread(work)
+    except ArtifactError as error:
+        raise HTTPException(CONFLICT, str(error)) from error

@@ -1,0 +1,48 @@
+"""Which items there are now: the release's catalog with what was put and deleted since."""
+
+from rec.ranking.item_changes import ItemChanges
+
+
+class LiveItems:
+    """Know the ids of the live catalog; asking costs one read of a few microseconds."""
+
+    def __init__(self, changes: ItemChanges) -> None:
+        self._changes = changes
+        self._seq = 0
+        self._present: set[str] = set()
+        self._deleted: set[str] = set()
+
+    def over(self, catalog: frozenset[str]) -> "LiveCatalogIds":
+        """Return the ids of a release's catalog with the changes that are durable now.
+
+        Every change counts, also those that the catalog contains already: they stay in force.
+        """
+        for change in self._changes.names_after(self._seq):
+            into, out_of = self._present, self._deleted
+            if change.is_deleted:
+                into, out_of = out_of, into
+            into.add(change.item_id)
+            out_of.discard(change.item_id)
+            self._seq = change.seq
+        return LiveCatalogIds(catalog, present=self._present, deleted=self._deleted)
+
+
+class LiveCatalogIds:
+    """Hold a catalog's ids under changes."""
+
+    def __init__(self, catalog: frozenset[str], *, present: set[str], deleted: set[str]) -> None:
+        self._catalog = catalog
+        self._present = present
+        self._deleted = deleted
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._present or (
+            item_id in self._catalog and item_id not in self._deleted
+        )
+
+    def __len__(self) -> int:
+        return (
+            len(self._catalog)
+            + len(self._present - self._catalog)
+            - len(self._deleted & self._catalog)
+        )

@@ -1,0 +1,139 @@
+"""Follow the promoted release: load the next one aside, switch between two answers.
+
+``current`` is read again and again. A release that is damaged, or that another encoder made, is
+refused once, with a line in the log, and the old one goes on. A list is made by one recommender
+from start to end, so no list mixes two releases.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rec.artifacts import Artifact, read_artifact
+from rec.errors import ArtifactError, RecError
+from rec.ranking.item_changes import ItemChanges
+from rec.ranking.live_catalog import LiveRecommender
+from rec.ranking.recommender import Recommender
+from rec.ranking.release import RELEASE_FILE, read_release_files
+
+CURRENT = "current"
+"""Name of the pointer in a workspace: the promoted release and those before it."""
+_log = logging.getLogger(__name__)
+
+
+class FollowedRelease:
+    """Hold the recommender of a workspace's promoted release; safe for threads."""
+
+    def __init__(self, workspace: Path, *, fingerprint: str, changes: ItemChanges) -> None:
+        """Load the promoted release, or the newest before it that can be loaded.
+
+        Args:
+            workspace: root of the artifacts.
+            fingerprint: of the encoder that runs beside; releases of another are refused.
+            changes: item changes to follow on top of the release.
+
+        Raises:
+            ArtifactError: no release can be loaded.
+        """
+        self._workspace = workspace
+        self._fingerprint = fingerprint
+        self._changes = changes
+        self._refused: str | None = None
+        self._aside: LiveRecommender | None = None
+        self._lock = threading.Lock()
+        pointer = read_current(workspace)
+        self._live = self._load_first(pointer)
+
+    def recommender(self) -> Recommender:
+        """Return what answers now, with every item change that is durable."""
+        return self._live.follow()
+
+    def load_aside(self, name: str) -> None:
+        """Load a release without switching to it: proof that it can answer.
+
+        Raises:
+            ArtifactError: it is damaged, or another encoder made it.
+        """
+        with self._lock:
+            if name != self._live.release and (self._aside is None or self._aside.release != name):
+                self._aside = self._load(name)
+
+    def poll(self) -> bool:
+        """Switch to the promoted release where it is another one; say whether it did."""
+        name = read_current(self._workspace).get("release")
+        if name == self._live.release:
+            self._refused = None  # what is promoted again later is looked at again
+        if name in (None, self._live.release, self._refused):
+            return False
+        with self._lock:
+            aside, self._aside = self._aside, None
+            try:
+                fresh = aside if aside and aside.release == name else self._load(str(name))
+            except RecError as error:
+                _log.error("release %s is refused, %s goes on: %s", name, self._live.release, error)
+                self._refused = str(name)
+                return False
+            self._live, self._refused = fresh, None
+        return True
+
+    def _load_first(self, pointer: Mapping[str, Any]) -> LiveRecommender:
+        reasons = []
+        for name in _newest_first(pointer):
+            try:
+                return self._load(name)
+            except RecError as error:
+                _log.error("release %s is refused: %s", name, error)
+                reasons.append(str(error))
+        raise ArtifactError(
+            "; ".join(reasons)
+            or f"expected a promoted release in {self._workspace}, found none: run "
+            f"`python -m jobs.promote RECIPE --workspace {self._workspace}` first"
+        )
+
+    def _load(self, name: str) -> LiveRecommender:
+        artifact = check_release(self._workspace, name, fingerprint=self._fingerprint)
+        return LiveRecommender(
+            read_release_files(artifact.path),
+            release=artifact.name,
+            changes=self._changes,
+            through=changes_through(artifact),
+        )
+
+
+def check_release(workspace: Path, name: str, *, fingerprint: str) -> Artifact:
+    """Return a release that may be served beside an encoder; its files are compared with sha256.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or another encoder made it.
+    """
+    artifact = read_artifact(workspace / "releases" / name, verify=True)
+    found = json.loads((artifact.path / RELEASE_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    if found != fingerprint:
+        raise ArtifactError(
+            f"release {name} was made with encoder {found}, {fingerprint} is running: stop the "
+            "service, promote, and serve again"
+        )
+    return artifact
+
+
+def changes_through(release: Artifact) -> int:
+    """Return the newest item change that a release's catalog contains; 0 for none."""
+    return int(release.manifest["details"].get("item_changes_through", 0))
+
+
+def read_current(workspace: Path) -> Mapping[str, Any]:
+    """Return the pointer: ``release`` and ``previous``; empty before the first promotion."""
+    path = workspace / CURRENT
+    if not path.is_file():
+        return {}
+    pointer: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return pointer
+
+
+def _newest_first(pointer: Mapping[str, Any]) -> Iterator[str]:
+    if "release" in pointer:
+        yield str(pointer["release"])
+        yield from map(str, pointer.get("previous", []))

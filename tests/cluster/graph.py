@@ -1,0 +1,134 @@
+"""The serving graph in this process: the real gateway, encoder and ranker, without Ray between.
+
+One event loop in a thread runs everything, as a replica's would; a handle call is a coroutine.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.serve.encoder import Encoder
+from cluster.serve.gateway import Gateway
+from cluster.serve.histories import load_histories
+from cluster.serve.keys import ensure_admin_key
+from cluster.serve.ranker import Ranker
+from cluster.serve.served_release import ServedRelease
+
+
+class Answer:
+    """What a handle call returns: awaited for the result, cancelled by who gives up."""
+
+    def __init__(self, work: Awaitable[Any]) -> None:
+        self._work = work
+
+    def __await__(self) -> Iterator[Any]:
+        return self._work.__await__()
+
+    def cancel(self) -> None:
+        return
+
+
+class Handle:
+    """Call the methods of some replicas in turn, as a deployment handle does."""
+
+    def __init__(self, *replicas: Any) -> None:
+        self.replicas = list(replicas)
+        self._turn = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*arguments: Any) -> Answer:
+            self._turn += 1
+            replica = self.replicas[self._turn % len(self.replicas)]
+            return Answer(getattr(replica, name)(*arguments))
+
+        return type("Method", (), {"remote": staticmethod(remote)})()
+
+
+def alone(batched: Callable[[list[Any]], Awaitable[list[Any]]]) -> Callable[[Any], Any]:
+    """Return a call with batches of one: Serve's batching needs a replica around it."""
+
+    async def call(request: Any) -> Any:
+        [answer] = await batched([request])
+        return answer
+
+    return call
+
+
+class Graph:
+    """Hold a running graph and ask it."""
+
+    def __init__(self, workspace: Path, release: Path, *, num_rankers: int) -> None:
+        self.workspace = workspace
+        self.key, _ = ensure_admin_key(workspace)
+        load_histories(workspace, release)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.encoder: Any = self.build(lambda: Encoder(str(release), 1))
+        self.encoder._encode_batched = alone(self.encoder._encode_batch)
+        fingerprint = ServedRelease.read(release).fingerprint
+        self.rankers: list[Any] = [
+            self.build(lambda: Ranker(str(workspace), fingerprint, 1)) for _ in range(num_rankers)
+        ]
+        for ranker in self.rankers:
+            ranker._recommend_batched = alone(ranker._recommend_batch)
+            ranker._search_batched = alone(ranker._search_batch)
+        self.gateway = Gateway(
+            Handle(self.encoder), Handle(*self.rankers), str(workspace), str(release)
+        )
+        self.app = self.gateway.__serve_build_asgi_app__()
+
+    def build(self, make: Callable[[], Any]) -> Any:
+        async def run() -> Any:
+            return make()
+
+        return self.run(run())
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=60)
+
+    def ask(
+        self, method: str, path: str, *, key: str | None = None, **arguments: Any
+    ) -> httpx.Response:
+        answer: httpx.Response = self.run(self.send(method, path, key=key, **arguments))
+        return answer
+
+    async def send(
+        self, method: str, path: str, *, key: str | None = None, **arguments: Any
+    ) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", headers=headers
+        ) as client:
+            return await client.request(method, path, **arguments)
+
+    def good(self, method: str, path: str, **arguments: Any) -> Any:
+        answer = self.ask(method, path, **arguments)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def close(self) -> None:
+        for ranker in self.rankers:
+            ranker.close()
+        self.gateway.state.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=10)
+
+
+@contextmanager
+def running_graph(workspace: Path, release: Path, *, num_rankers: int = 1) -> Iterator[Graph]:
+    graph = Graph(workspace, release, num_rankers=num_rankers)
+    try:
+        yield graph
+    finally:
+        graph.close()
+
+
+def ids(answer: Any) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
