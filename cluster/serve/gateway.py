@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from cluster.serve.border import MAX_BODY_BYTES, Border
+from cluster.serve.openapi import describe, responses
 from cluster.serve.problems import add_problem_handlers
 from cluster.serve.routes import (
     catalog,
@@ -16,7 +17,6 @@ from cluster.serve.routes import (
     searching,
     users,
 )
-from cluster.serve.schemas import Problem
 from cluster.serve.state import GatewayState
 
 ROUTERS = (
@@ -28,8 +28,6 @@ ROUTERS = (
     releases.router,
     health.router,
 )
-PROBLEMS = (401, 403, 404, 405, 409, 413, 422, 429, 500, 503, 504)
-"""Statuses that any route may answer with; every error is a problem document."""
 
 
 class Gateway:
@@ -46,11 +44,12 @@ class Gateway:
             title="nextray",
             version="0.1.0",
             description="Next item, on Ray: ranked lists that change with the user's last event.",
-            responses={status: {"model": Problem} for status in PROBLEMS},
+            responses=responses(),
         )
         api.state.gateway = self.state
         api.add_middleware(Border, keys=self.state.keys.scopes, max_bytes=MAX_BODY_BYTES)
         add_problem_handlers(api)
         for router in ROUTERS:
             api.include_router(router)
+        describe(api)
         return api
