@@ -32,6 +32,8 @@ class Negatives:
 class NegativeSampler:
     """Draw ``num_uniform`` items from the catalog and ``num_in_batch`` from the batch's targets."""
 
+    catalog: NDArray[np.int64]
+    """Items that may be drawn uniformly, ``(V',)``."""
     frequencies: NDArray[np.float64]
     """Share of each item among the log's targets, ``(V,)``: what a batch's targets are like."""
     num_uniform: int
@@ -39,13 +41,34 @@ class NegativeSampler:
 
     def draw(self, batch: Batch, generator: np.random.Generator) -> Negatives:
         """Return the negatives of a batch; it has at least one target."""
-        num_items = len(self.frequencies)
-        uniform = generator.integers(1, num_items + 1, size=self.num_uniform)
+        uniform = self.catalog[generator.integers(len(self.catalog), size=self.num_uniform)]
         targets = batch.targets[batch.targets > 0]
         popular = generator.choice(targets, size=self.num_in_batch)
         items = np.concatenate([uniform, popular])
-        expected = self.num_uniform / num_items + self.num_in_batch * self.frequencies[items - 1]
+        expected = (
+            self.num_uniform / len(self.catalog) + self.num_in_batch * self.frequencies[items - 1]
+        )
         return Negatives(items=items, log_expected=np.log(expected).astype(np.float32))
+
+
+def negative_catalog(sequences: Sequences, *, with_cold: bool) -> NDArray[np.int64]:
+    """Return the items that a target is held against, int64 ``(V',)``, in their order.
+
+    Args:
+        sequences: what is learned from; at least one item has an event.
+        with_cold: whether items without any event are among them.
+
+    >>> log = Sequences(
+    ...     user_ids=["ann"], offsets=np.array([0, 2]), tokens=np.array([3, 1], dtype=np.int32),
+    ...     timestamps_ms=np.array([1, 2]), event_types=np.zeros(2, dtype=np.int16),
+    ...     event_type_names=("view",), num_items=4,
+    ... )
+    >>> negative_catalog(log, with_cold=False).tolist()
+    [1, 3]
+    """
+    if with_cold:
+        return np.arange(1, sequences.num_items + 1)
+    return np.unique(sequences.tokens[sequences.is_item]).astype(np.int64)
 
 
 def target_frequencies(sequences: Sequences) -> NDArray[np.float64]:

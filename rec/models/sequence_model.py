@@ -1,11 +1,10 @@
 """The two towers: item text to e_i, a user's sequence to e_u, in one space.
 
 The item tower is an MLP over the frozen text embedding, plus a free ID residual that is dropped at
-random in training, so that an item without events still has a place. The user tower is a causal
-pre-norm Transformer with gated layers over the tokens' item-tower outputs. Position and time enter
-as relative biases of the attention, so that a history's length is no special case.
+random in training, so that an item without events still has a place. The user tower reads the
+tokens' item-tower outputs; which one it is stands in :mod:`rec.models.towers.registry`.
 
-Shapes: B users, L events, T tokens of the table (1 + V items + Q queries), D width, H heads.
+Shapes: B users, L events, T tokens of the table (1 + V items + Q queries), D width.
 """
 
 from dataclasses import dataclass
@@ -15,25 +14,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rec.errors import ConfigError
-
-TIME_BUCKETS = 34
-"""log2 of the seconds between two events: 0 .. 33 is up to 270 years."""
+from rec.models.towers.registry import TowerName, TowerShape, make_tower
+from rec.models.whitening import fit_whitening, whiten
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """Fix the shape of the towers."""
 
+    tower: TowerName = "attention"
+    """What reads a sequence: ``attention`` (a Transformer), ``gru`` (recurrent units) or
+    ``pretrained`` (the first layers of a language model, see ``decoder``)."""
+    decoder: str | None = None
+    """A GPT-2 or Llama checkpoint for ``pretrained``: a folder, ``package:NAME`` or a name on the
+    Hugging Face hub. Its layers are trained further and stand in the release; its folder must be
+    readable where the release is."""
     width: int = 64
     """D. Raising it costs time and memory; it may overfit small logs."""
     num_layers: int = 2
-    """Transformer layers."""
+    """Layers of the user tower."""
     num_heads: int = 2
-    """Attention heads; must divide the width."""
+    """Heads of the attention tower; must divide the width."""
     max_length: int = 50
     """L: newest events read of a sequence. Time grows with it, memory with its square."""
     dropout: float = 0.2
     """Share of activations dropped in training; raise it on small logs."""
+    whitening: float = 0.0
+    """Power 0..1 by which the spectrum of the text embeddings is flattened before the adapter; 0
+    leaves them as they are."""
+    id_residual: bool = True
+    """Give every item a free embedding beside its text. Without it, items are told apart by their
+    text alone."""
     id_dropout: float = 0.25
     """Share of items that lose their ID residual in a training step: higher helps cold items."""
     temperature: float = 0.1
@@ -47,6 +58,13 @@ class ModelConfig:
             )
         if self.max_length < 2:
             raise ConfigError(f"--model.max-length must be >= 2, got {self.max_length}")
+        for name in ("num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"--model.{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}"
+                )
+        if not 0 <= self.whitening <= 1:
+            raise ConfigError(f"--model.whitening must be in [0, 1], got {self.whitening}")
         for name in ("dropout", "id_dropout"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -69,13 +87,20 @@ class ItemTower(nn.Module):
             nn.GELU(),
             nn.Linear(2 * config.width, config.width),
         )
-        self.residual = nn.Embedding(num_items + 1, config.width, padding_idx=0)
-        nn.init.normal_(self.residual.weight, std=0.02)
-        nn.init.zeros_(self.residual.weight[0])
+        self.residual: nn.Embedding | None = None
+        if config.id_residual:
+            self.residual = nn.Embedding(num_items + 1, config.width, padding_idx=0)
+            nn.init.normal_(self.residual.weight, std=0.02)
+            nn.init.zeros_(self.residual.weight[0])
+        self.whitening: nn.Module | None = None
+        if config.whitening > 0:
+            self.whitening = _Whitening(text[1 : num_items + 1], power=config.whitening)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return L2-normalised e of tokens ``(...)`` as ``(..., D)``; queries have text only."""
-        embedded = self.adapter(self.text[tokens])
+        embedded = self._adapt(self.text[tokens])
+        if self.residual is None:
+            return F.normalize(embedded, dim=-1)
         is_item = tokens <= self.num_items
         residual = self.residual(torch.where(is_item, tokens, 0))
         if self.training and self.id_dropout > 0:
@@ -85,57 +110,29 @@ class ItemTower(nn.Module):
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Return e of text embeddings alone ``(N, D_text)``, as for a cold item or a query."""
-        return F.normalize(self.adapter(text), dim=-1)
+        return F.normalize(self._adapt(text), dim=-1)
 
     def embed_known(self, text: Tensor, tokens: Tensor) -> Tensor:
         """Return e of items ``(N,)`` whose texts are now ``(N, D_text)``, in evaluation mode."""
-        return F.normalize(self.adapter(text) + self.residual(tokens), dim=-1)
+        residual = 0.0 if self.residual is None else self.residual(tokens)
+        return F.normalize(self._adapt(text) + residual, dim=-1)
+
+    def _adapt(self, text: Tensor) -> Tensor:
+        adapted: Tensor = self.adapter(text if self.whitening is None else self.whitening(text))
+        return adapted
 
 
-class GatedLayer(nn.Module):
-    """Pre-norm attention with relative biases, then a gated feed-forward network."""
+class _Whitening(nn.Module):
+    """Hold a whitening as weights that are saved and not trained."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, text: Tensor, *, power: float) -> None:
         super().__init__()
-        width = config.width
-        self.num_heads = config.num_heads
-        self.dropout = config.dropout
-        self.attention_norm = nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
-        self.position_bias = nn.Embedding(config.max_length, config.num_heads)
-        self.time_bias = nn.Embedding(TIME_BUCKETS, config.num_heads)
-        self.feed_norm = nn.RMSNorm(width)
-        self.gate_up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(2 * width, width)
-        nn.init.zeros_(self.position_bias.weight)
-        nn.init.zeros_(self.time_bias.weight)
+        mean, matrix = fit_whitening(text, power=power)
+        self.mean: Tensor = nn.Buffer(mean)
+        self.matrix: Tensor = nn.Buffer(matrix)
 
-    def forward(
-        self, states: Tensor, *, distances: Tensor, buckets: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Return new states ``(B, L, D)``.
-
-        Args:
-            states: ``(B, L, D)``.
-            distances: int64 ``(L, L)``, how many places a key lies before a query.
-            buckets: int64 ``(B, L, L)``, log2 of the seconds between them.
-            mask: bool ``(B, 1, L, L)``, True where a query may look.
-        """
-        batch, length, width = states.shape
-        split = self.query_key_value(self.attention_norm(states)).view(
-            batch, length, 3, self.num_heads, width // self.num_heads
-        )
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, D/H)
-        bias = self.position_bias(distances).unsqueeze(0) + self.time_bias(buckets)
-        bias = bias.permute(0, 3, 1, 2).masked_fill(~mask, float("-inf"))  # (B, H, L, L)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
-        states = states + F.dropout(self.output(mixed), self.dropout, self.training)
-        gate, up = self.gate_up(self.feed_norm(states)).chunk(2, dim=-1)
-        fed = self.down(F.silu(gate) * up)
-        return states + F.dropout(fed, self.dropout, self.training)
+    def forward(self, text: Tensor) -> Tensor:
+        return whiten(text, mean=self.mean, matrix=self.matrix)
 
 
 class SequenceModel(nn.Module):
@@ -149,7 +146,17 @@ class SequenceModel(nn.Module):
         self.items = ItemTower(text, num_items=num_items, config=config)
         self.event_types = nn.Embedding(num_event_types + 1, config.width)
         nn.init.normal_(self.event_types.weight, std=0.02)
-        self.layers = nn.ModuleList(GatedLayer(config) for _ in range(config.num_layers))
+        self.user = make_tower(
+            config.tower,
+            TowerShape(
+                width=config.width,
+                num_layers=config.num_layers,
+                num_heads=config.num_heads,
+                max_length=config.max_length,
+                dropout=config.dropout,
+                decoder=config.decoder,
+            ),
+        )
         self.output_norm = nn.RMSNorm(config.width)
         self.output = nn.Linear(config.width, config.width)
         self.log_scale = nn.Parameter(torch.tensor(1.0 / config.temperature).log())
@@ -173,18 +180,8 @@ class SequenceModel(nn.Module):
         self, embedded: Tensor, is_event: Tensor, timestamps_s: Tensor, event_types: Tensor
     ) -> Tensor:
         """Return e_u after every event from e of the events ``(B, L, D)``; see ``forward``."""
-        length = embedded.shape[1]
         scale = embedded.shape[-1] ** 0.5
         states = embedded * scale + self.event_types(event_types)
         states = F.dropout(states, self.config.dropout, self.training)
-        places = torch.arange(length, device=embedded.device)
-        distances = (places.unsqueeze(1) - places.unsqueeze(0)).clamp(min=0)
-        gaps = (timestamps_s.unsqueeze(2) - timestamps_s.unsqueeze(1)).clamp(min=0)
-        buckets = (gaps + 1).float().log2().long().clamp(max=TIME_BUCKETS - 1)
-        causal = places.unsqueeze(1) >= places.unsqueeze(0)
-        mask = causal & is_event.unsqueeze(1)
-        # A padding query looks at itself, so that no softmax runs over nothing.
-        mask = (mask | torch.eye(length, dtype=torch.bool, device=mask.device)).unsqueeze(1)
-        for layer in self.layers:
-            states = layer(states, distances=distances, buckets=buckets, mask=mask)
+        states = self.user(states, is_event=is_event, timestamps_s=timestamps_s)
         return F.normalize(self.output(self.output_norm(states)), dim=-1)

@@ -33,7 +33,7 @@ from rec.models.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from rec.models.negatives import NegativeSampler, target_frequencies
+from rec.models.negatives import NegativeSampler, negative_catalog, target_frequencies
 from rec.models.sequence_model import SequenceModel
 from rec.models.training_step import LossName, TrainingStep
 
@@ -79,6 +79,9 @@ class TrainingConfig:
     """Targets of the batch that are negatives too, with ``mixed_softmax``."""
     gbce_calibration: float = 0.75
     """gBCE's t: 0 is plain binary cross-entropy, 1 is calibrated completely."""
+    cold_negatives: bool = True
+    """Hold targets against items without an event, too. Without them, such items are found by
+    their text as if they had always been there, and stand above more of the others."""
     mask_own_items: bool = False
     """Take no item of a user's own window as a negative for it; the target itself never is."""
     patience: int = 3
@@ -279,12 +282,14 @@ def _prepare(
     optimizer: torch.optim.Optimizer,
 ) -> _Run:
     loss = config.loss_for(sequences.num_items)
+    catalog = negative_catalog(sequences, with_cold=config.cold_negatives)
     step = TrainingStep(
         model,
         loss=loss,
         gbce_calibration=config.gbce_calibration,
         masks_own_items=config.mask_own_items,
         is_bfloat16=config.precision == "bfloat16",
+        catalog=torch.from_numpy(catalog),
     )
     wrapped, optimizer = accelerator.prepare(step, optimizer)
     return _Run(
@@ -294,6 +299,7 @@ def _prepare(
         wrapped=wrapped,
         optimizer=optimizer,
         sampler=NegativeSampler(
+            catalog=catalog,
             frequencies=target_frequencies(sequences),
             num_uniform=0 if loss == "full_softmax" else config.num_negatives,
             num_in_batch=config.num_in_batch if loss == "mixed_softmax" else 0,

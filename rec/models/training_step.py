@@ -27,8 +27,14 @@ class TrainingStep(nn.Module):
         gbce_calibration: float,
         masks_own_items: bool,
         is_bfloat16: bool,
+        catalog: Tensor,
     ) -> None:
+        """Hold the towers; ``catalog``, int64 ``(V',)``, is what the full softmax runs over."""
         super().__init__()
+        self.catalog: Tensor = nn.Buffer(catalog, persistent=False)
+        places = torch.zeros(model.items.num_items + 1, dtype=torch.int64)
+        places[catalog] = torch.arange(1, len(catalog) + 1)
+        self.places: Tensor = nn.Buffer(places, persistent=False)
         self.model = model
         self.loss = loss
         self.gbce_calibration = gbce_calibration
@@ -67,11 +73,11 @@ class TrainingStep(nn.Module):
             states = states.gather(1, sources.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
             users, items = states[is_target], targets[is_target]  # (N, D), (N,)
             if self.loss == "full_softmax":
-                catalog = tower(torch.arange(1, tower.num_items + 1, device=tokens.device))
+                catalog = tower(self.catalog)
             else:
                 positives, others = tower(items), tower(negatives)
         if self.loss == "full_softmax":
-            losses = full_softmax(users, catalog, items, scale=scale)
+            losses = full_softmax(users, catalog, self.places[items], scale=scale)
         else:
             is_false = items.unsqueeze(1) == negatives.unsqueeze(0)  # (N, S)
             if self.masks_own_items:

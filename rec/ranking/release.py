@@ -113,7 +113,7 @@ def read_release_files(folder: Path) -> ReleaseFiles:
     """Return the content of a release folder.
 
     Raises:
-        ArtifactError: a file is missing.
+        ArtifactError: a file is missing, or of another version.
     """
     missing = [name for name in ANSWER_FILES if not (folder / name).is_file()]
     if missing:
@@ -129,7 +129,12 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         num_event_types=len(values["event_type_names"]),
         config=config,
     )
-    model.load_state_dict(load_file(folder / MODEL_FILE))
+    try:
+        model.load_state_dict(load_file(folder / MODEL_FILE))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{folder / MODEL_FILE} was made by another version of nextray: run jobs.pipeline again"
+        ) from error
     return ReleaseFiles(
         items=items,
         counts=pl.read_parquet(folder / POPULARITY_FILE),

@@ -157,7 +157,10 @@ def test_own_items_are_those_of_the_own_window_only() -> None:
 def test_mixed_draws_come_from_catalog_and_batch_and_know_their_odds() -> None:
     log = ring_log(num_items=30)
     sampler = NegativeSampler(
-        frequencies=target_frequencies(log), num_uniform=2_000, num_in_batch=4_000
+        catalog=np.arange(1, 31),
+        frequencies=target_frequencies(log),
+        num_uniform=2_000,
+        num_in_batch=4_000,
     )
     generator = np.random.default_rng(1)
     counts, expected = np.zeros(31), np.zeros(31)
