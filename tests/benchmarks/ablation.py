@@ -4,8 +4,8 @@
 
 ``shop`` is the synthetic one; ``NAME=FOLDER`` holds ``interactions.parquet`` and
 ``items.parquet``. Temporal split at 0.9, full catalog, seen items left out, seeds averaged; no
-ranker stands in between. ``cold`` is the NDCG of users' targets without any training event; the gate
-gives the share of NDCG that is left when histories are shuffled, reversed or cut to one event.
+ranker stands between. ``cold`` is the NDCG of users' targets without any training event; the
+gate gives the share of NDCG that is left when histories are shuffled, reversed or cut to one event.
 """
 
 import argparse

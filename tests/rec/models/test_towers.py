@@ -192,7 +192,6 @@ def test_the_planted_signal_and_cold_items_are_found(
     floor = ndcg_at_k(
         popular.top_k(test.histories, k=10, exclude_seen=True), test.target_offsets, test.targets
     ).mean()
-    print(f"{config.tower} {config.whitening} {config.id_residual}: {gate} popularity {floor:.4f}")  # noqa: T201
     assert gate["ordered"] > 3 * floor
     assert gate["shuffled"] < 0.5 * gate["ordered"]
     assert gate["reversed"] < 0.5 * gate["ordered"]
@@ -203,7 +202,6 @@ def test_the_planted_signal_and_cold_items_are_found(
     cosines = cosine_scorer(model, queries=queries)(test.histories.select_users(rows))
     own = cosines[np.arange(len(rows)), first[rows]]
     above = (cosines > own[:, None]).mean()
-    print(len(rows), above)
     # A user's next cluster is a twelfth of the catalog; chance would be a half.
     assert above < 0.25
 
