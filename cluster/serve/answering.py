@@ -8,15 +8,22 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import xxhash
 from fastapi import HTTPException
 
 from cluster.serve.calls import UnavailableError
 from cluster.serve.event_reading import read_inline_events
 from cluster.serve.problems import new_request_id
-from cluster.serve.schemas import InlineEvent, ListedItem, RecommendAnswer, RecommendBody
+from cluster.serve.schemas import (
+    ExplanationAnswer,
+    InlineEvent,
+    ListedItem,
+    RecommendAnswer,
+    RecommendBody,
+)
 from cluster.serve.state import GatewayState, Ranked, retry_later
 from rec.data.events import Event, Impression
 from rec.ranking import requests as asking
@@ -64,6 +71,11 @@ async def answer_list(
         filters={name: tuple(values) for name, values in body.filters.items()},
         exclude_seen=body.exclude_seen,
         penalty_weight=body.penalty_weight,
+        diversity=body.diversity,
+        explain=body.explain,
+        language=body.language,
+        exploration=body.exploration,
+        seed=_seed(request_id),
         query_embeddings=asker.query_embeddings,
     )
     ranked = await rank_or_popular(state, request)
@@ -175,9 +187,19 @@ def listed(items: Sequence[asking.RankedItem]) -> list[ListedItem]:
             source=item.source,
             propensity=item.propensity,
             terms=dict(item.terms),
+            explanation=_explained(item.explanation),
         )
         for item in items
     ]
+
+
+def _explained(explanation: asking.Explanation | None) -> ExplanationAnswer | None:
+    return None if explanation is None else ExplanationAnswer(**asdict(explanation))
+
+
+def _seed(request_id: str) -> int:
+    """Return the seed of what a request draws: its own, the same on every replica."""
+    return xxhash.xxh64_intdigest(request_id.encode()) >> 1
 
 
 def milliseconds(seconds: float) -> float:

@@ -66,6 +66,31 @@ class RecommendBody(_Strict):
     exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
     penalty_weight: Annotated[float, Field(ge=0, le=10)] | None = None
     exclude_seen: bool | None = None
+    diversity: Annotated[float, Field(ge=0, le=1)] | None = None
+    exploration: Annotated[float, Field(ge=0, le=1)] | None = None
+    explain: bool = False
+    language: Literal["en", "zh"] | None = None
+
+
+class EvidenceAnswer(BaseModel):
+    """What the user did that an item rests on; an effect is a fall of its relevance."""
+
+    item_id: str | None
+    title: str
+    event_type: str
+    timestamp_ms: int
+    num_events: int
+    effect: float
+    shared: dict[str, list[str]]
+
+
+class ExplanationAnswer(BaseModel):
+    """Why an item is in the list: plain text, and what it was made from."""
+
+    text: str
+    language: Literal["en", "zh"]
+    evidence: list[EvidenceAnswer]
+    is_generated: bool
 
 
 class SearchBody(_Strict):
@@ -234,6 +259,7 @@ class ListedItem(BaseModel):
     source: str
     propensity: float
     terms: dict[str, float]
+    explanation: ExplanationAnswer | None = None
 
 
 class RecommendAnswer(BaseModel):

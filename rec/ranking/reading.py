@@ -23,12 +23,14 @@ class RequestBatch:
         histories: B sequences; events on unknown items are left out.
         query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
         excluded: int64 ``(2, X)``, pairs of row and item index.
+        shown: int64 ``(3, X)``: row, item index, times shown and not taken.
         lacks_queries: rows of which a query came without its embedding.
     """
 
     histories: Sequences
     query_embeddings: NDArray[np.float32]
     excluded: NDArray[np.int64]
+    shown: NDArray[np.int64]
     lacks_queries: frozenset[int]
 
 
@@ -47,7 +49,7 @@ class RequestReader:
         """Return a batch.
 
         Raises:
-            ConfigError: a k or a penalty weight out of range.
+            ConfigError: a number out of range.
         """
         for request in requests:
             _check(request)
@@ -78,6 +80,12 @@ class RequestReader:
             for item_id in request.exclude
             if item_id in self.index_of
         ]
+        shown = [
+            (row, self.index_of[item_id], times)
+            for row, request in enumerate(requests)
+            for item_id, times in request.shown.items()
+            if item_id in self.index_of
+        ]
         vectors = [*queries.values()]
         empty = np.zeros((0, self._text_width), dtype=np.float32)
         return RequestBatch(
@@ -93,6 +101,7 @@ class RequestReader:
             ),
             query_embeddings=np.stack(vectors).astype(np.float32) if vectors else empty,
             excluded=np.asarray(excluded, dtype=np.int64).reshape(-1, 2).T,
+            shown=np.asarray(shown, dtype=np.int64).reshape(-1, 3).T,
             lacks_queries=frozenset(lacking),
         )
 
@@ -107,3 +116,9 @@ def _check(request: Request) -> None:
         raise ConfigError(f"k must be >= 1, got {request.k}")
     if request.penalty_weight is not None and not request.penalty_weight >= 0:
         raise ConfigError(f"penalty_weight must be >= 0, got {request.penalty_weight}")
+    for name in ("diversity", "exploration"):
+        value = getattr(request, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"{name} must be in [0, 1], got {value}")
+    if request.seed < 0:
+        raise ConfigError(f"seed must be >= 0, got {request.seed}")

@@ -3,14 +3,16 @@
 The serving graph wraps these steps and batch recommendation calls them: all three give the same
 ids and scores, because there is one implementation. With a ranker, candidates of all sources are
 ordered by calibrated log-odds; without one, the catalog is ordered by ``cos(e_u, e_i)`` and users
-without events get what is popular. The penalty is subtracted from either.
+without events get what is popular. Weighted penalties are subtracted from either; then the list is
+re-ranked as a whole, and its tail may be drawn.
 
 Shapes: B users, V items, C candidates per user, D width, k places.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +20,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError, DataError
 from rec.models.inference import embed_histories
+from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of
+from rec.ranking.composing import Rules, compose
+from rec.ranking.explaining import Explainer
 from rec.ranking.features import SOURCES
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex
-from rec.ranking.penalties import popularity_penalty
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import RankedItem, RankedList, Request, SearchRequest
+from rec.ranking.reranking import diversify
 from rec.ranking.retrieval import CandidateFinder
+from rec.ranking.scoring import Scorer
 from rec.ranking.searching import TextSearch
 
 MISSING_QUERIES = "query_embeddings_missing"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankedBatch:
-    """Hold the lists of many users; empty places have item 0.
-
-    Attributes:
-        items: int64 ``(B, k)`` item indexes.
-        scores: float32 ``(B, k)``, falling along k.
-        relevance: float32 ``(B, k)``: the ranker's log-odds; without a ranker the cosine, and for
-            users without events the popularity in 0..1.
-        penalty: float32 ``(B, k)``, standardised popularity.
-        sources: int8 ``(B, k)``, indexes into ``SOURCES``.
-        is_cold: bool ``(B,)``, the user has no events.
-    """
-
-    items: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    relevance: NDArray[np.float32]
-    penalty: NDArray[np.float32]
-    sources: NDArray[np.int8]
-    is_cold: NDArray[np.bool_]
+PINNED_LEFT_OUT = "pinned_item_left_out"
+"""A filter or an exclusion of the request keeps a pinned item out."""
+PINNED = "pinned"
+RERANKED = 100
+"""Best candidates that diversity chooses from: the longest list the endpoint gives."""
+_CAP_FACTOR = 20
+"""Candidates per place under a category cap."""
+_LEDGER_USERS = 16
+"""Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
+_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -78,8 +73,16 @@ class Recommender:
         self._index = ExactIndex(files.embeddings)
         self._finder = CandidateFinder(files, self._index)
         self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
-        counts = files.counts.sort("item_index")["count"].to_numpy()
-        self._penalty = torch.from_numpy(popularity_penalty(counts))  # (V,)
+        self._scorer = Scorer(files)
+        self._explainer = Explainer(files, self._finder)
+        self._pinned = self._named("pinned", self.ranking.pinned)
+        self._blocked = self._named("blocked", self.ranking.blocked)
+        cap = self.ranking.category_cap
+        self._rules = Rules(
+            categories=[] if cap is None else files.items["category"].fill_null([]).to_list(),
+            category_cap=cap,
+            exploration_head=self.ranking.exploration_head,
+        )
 
     @classmethod
     def load(cls, release: Path, *, verify: bool = True) -> "Recommender":
@@ -108,45 +111,53 @@ class Recommender:
             return []
         batch = self._reader.read(requests)
         ranking = self.ranking
+        ks = np.asarray([request.k for request in requests], dtype=np.int64)
         ranked = self.rank(
             batch.histories,
-            k=max(request.k for request in requests),
+            k=ks,
             query_embeddings=batch.query_embeddings,
-            exclude_seen=np.asarray(
-                [
-                    ranking.exclude_seen if request.exclude_seen is None else request.exclude_seen
-                    for request in requests
-                ]
-            ),
-            penalty_weight=np.asarray(
-                [
-                    ranking.penalty_weight
-                    if request.penalty_weight is None
-                    else request.penalty_weight
-                    for request in requests
-                ],
-                dtype=np.float32,
-            ),
+            exclude_seen=_choices(requests, "exclude_seen", ranking.exclude_seen),
+            penalty_weight=_choices(requests, "penalty_weight", ranking.penalty_weight),
+            diversity=_choices(requests, "diversity", ranking.diversity),
+            exploration=_choices(requests, "exploration", ranking.exploration),
+            seeds=np.asarray([request.seed for request in requests], dtype=np.int64),
+            shown=batch.shown,
             excluded=batch.excluded,
             allowed=self._allowed(requests),
         )
-        return [
-            RankedList(
-                items=self._items(ranked, row, k=request.k),
-                degraded=(MISSING_QUERIES,) if row in batch.lacks_queries else (),
-            )
-            for row, request in enumerate(requests)
-        ]
+        lists = []
+        for row, request in enumerate(requests):
+            items = self._items(ranked, row, k=request.k)
+            if request.explain:
+                seen = request.exclude_seen
+                items = self._explainer.explain(
+                    items,
+                    places=ranked.items[row, : len(items)],
+                    history=batch.histories.select_users(np.asarray([row])),
+                    query_embeddings=batch.query_embeddings,
+                    candidates=ranked.candidates.of_user(row),
+                    hides_seen=ranking.exclude_seen if seen is None else seen,
+                    language=request.language,
+                )
+            notes = ranked.notes[row]
+            if row in batch.lacks_queries:
+                notes = (MISSING_QUERIES, *notes)
+            lists.append(RankedList(items=items, degraded=notes))
+        return lists
 
     @torch.inference_mode()
     def rank(
         self,
         histories: Sequences,
         *,
-        k: int,
+        k: int | NDArray[np.int64],
         query_embeddings: NDArray[np.float32] | None = None,
         exclude_seen: NDArray[np.bool_] | bool | None = None,
         penalty_weight: NDArray[np.float32] | float | None = None,
+        diversity: NDArray[np.float32] | float | None = None,
+        exploration: NDArray[np.float32] | float = 0.0,
+        seeds: NDArray[np.int64] | int = 0,
+        shown: NDArray[np.int64] | None = None,
         excluded: NDArray[np.int64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> RankedBatch:
@@ -154,45 +165,168 @@ class Recommender:
 
         Args:
             histories: sequences over this release's items and event types.
-            k: places of each list.
+            k: places of each list, per user or for all; the result is as wide as the most.
             query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
             exclude_seen: per user or for all; the release's choice if absent.
-            penalty_weight: lambda, per user or for all; the release's choice if absent.
+            penalty_weight: lambda of popularity, per user or for all; the release's if absent.
+            diversity: in 0..1, per user or for all; the release's choice if absent.
+            exploration: epsilon, per user or for all. 0 unless given, whatever the release says:
+                who cannot log propensities must not explore.
+            seeds: of each user's draw.
+            shown: int64 ``(3, X)``: row, item index, times shown and not taken.
             excluded: int64 ``(2, X)``, pairs of row and item index.
             allowed: bool ``(V,)`` or ``(B, V)``.
         """
         num_users = histories.num_users
+        block = _LEDGER_USERS if self._scorer.ledger is not None else max(1, num_users)
+        places = np.broadcast_to(np.asarray(k, dtype=np.int64), num_users)
         hides = self.ranking.exclude_seen if exclude_seen is None else exclude_seen
-        hides_seen = np.broadcast_to(hides, num_users)
         weight = self.ranking.penalty_weight if penalty_weight is None else penalty_weight
-        weights = torch.from_numpy(np.broadcast_to(weight, num_users).astype(np.float32))
+        spread = self.ranking.diversity if diversity is None else diversity
+        asked = Asked(
+            num_places=places,
+            hides_seen=np.broadcast_to(np.asarray(hides, dtype=np.bool_), num_users),
+            penalty_weight=np.broadcast_to(np.asarray(weight, dtype=np.float32), num_users),
+            diversity=np.broadcast_to(np.asarray(spread, dtype=np.float32), num_users),
+            exploration=np.broadcast_to(np.asarray(exploration, dtype=np.float64), num_users),
+            seeds=np.broadcast_to(np.asarray(seeds, dtype=np.int64), num_users),
+        )
+        nothing = np.zeros((3, 0), dtype=np.int64)
+        pairs = nothing[:2] if excluded is None else excluded
+        times = nothing if shown is None else shown
+        width = int(places.max(initial=0))
+        parts = []
+        for start in range(0, max(1, num_users), block):
+            rows = np.arange(start, min(start + block, num_users))
+            parts.append(
+                self._rank_block(
+                    histories if block >= num_users else histories.select_users(rows),
+                    asked.select(rows),
+                    width=width,
+                    query_embeddings=query_embeddings,
+                    shown=pairs_of(times, rows),
+                    excluded=pairs_of(pairs, rows),
+                    allowed=allowed[rows] if allowed is not None and allowed.ndim == 2 else allowed,
+                )
+            )
+        return join_batches(parts)
+
+    def _rank_block(
+        self,
+        histories: Sequences,
+        asked: Asked,
+        *,
+        width: int,
+        query_embeddings: NDArray[np.float32] | None,
+        shown: NDArray[np.int64],
+        excluded: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> RankedBatch:
+        num_users = histories.num_users
         rows = histories.rows()
-        is_hidden = histories.is_item & hides_seen[rows]
-        pairs = [np.stack([rows[is_hidden], histories.tokens[is_hidden].astype(np.int64)])]
-        if excluded is not None:
-            pairs.append(excluded)
-        hidden = np.concatenate(pairs, axis=1)
+        is_hidden = histories.is_item & asked.hides_seen[rows]
+        seen = np.stack([rows[is_hidden], histories.tokens[is_hidden].astype(np.int64)])
+        ruled_out = [_pairs(num_users, items) for items in (self._blocked, self._pinned)]
         users = self.embed_users(histories, query_embeddings=query_embeddings)
         found = self._finder.find(
-            histories, users, k=k, hides_seen=hides_seen, hidden=hidden, allowed=allowed
+            histories,
+            users,
+            # A cap passes over candidates: more of them must be there.
+            k=width if self.ranking.category_cap is None else width * _CAP_FACTOR,
+            hides_seen=asked.hides_seen,
+            hidden=np.concatenate([seen, excluded, *ruled_out], axis=1),
+            allowed=allowed,
         )
-        penalty = torch.where(found.items > 0, self._penalty[(found.items - 1).clamp(min=0)], 0.0)
-        scores = found.relevance - weights.unsqueeze(1) * penalty
-        # Stable, so that equal scores keep the order of retrieval.
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+        num_pinned = np.zeros(num_users, dtype=np.int64)
+        if len(self._pinned):
+            pins = self._finder.find_given(
+                histories, users, items=self._pinned, hides_seen=asked.hides_seen,
+                hidden=excluded, allowed=allowed,
+            )  # fmt: skip
+            num_pinned = (pins.items > 0).sum(dim=1).numpy()
+            found = pins.before(found)
+        scored = self._scorer.score(
+            found, histories, popularity_weight=asked.penalty_weight, shown=shown
+        )
+        order = scored.order(num_first=len(self._pinned))
+        if asked.diversity.any():
+            order = self._diversify(found.items, scored.scores, order, asked=asked, width=width)
+        composed = compose(
+            order.numpy(),
+            found.items.numpy(),
+            scored.scores.numpy(),
+            num_places=asked.num_places,
+            num_pinned=num_pinned,
+            exploration=asked.exploration,
+            seeds=asked.seeds,
+            rules=self._rules,
+        )
+        notes = composed.notes
+        if len(self._pinned):
+            notes = tuple(
+                note if count == len(self._pinned) else (*note, PINNED_LEFT_OUT)
+                for note, count in zip(notes, num_pinned.tolist(), strict=True)
+            )
 
         def cut(values: Tensor) -> NDArray[Any]:
-            picked = values.gather(1, order)
-            return torch.nn.functional.pad(picked, (0, k - order.shape[1])).numpy()
+            picked: NDArray[Any] = np.zeros(composed.places.shape, values.numpy().dtype)
+            is_filled = composed.places >= 0
+            at, columns = np.nonzero(is_filled)
+            picked[is_filled] = values.numpy()[at, composed.places[at, columns]]
+            return picked
 
+        items = cut(found.items)
+        if self._scorer.ledger is not None:
+            self._scorer.ledger.add(items)
         return RankedBatch(
-            items=cut(found.items),
-            scores=cut(scores),
-            relevance=cut(found.relevance),
-            penalty=cut(penalty),
-            sources=cut(found.sources),
+            items=_widen(items, width),
+            scores=_widen(cut(scored.scores), width),
+            relevance=_widen(cut(found.relevance), width),
+            penalties={name: _widen(cut(value), width) for name, value in scored.penalties.items()},
+            sources=_widen(cut(found.sources), width),
+            propensities=_widen(composed.propensities, width, fill=1.0),
+            notes=notes,
             is_cold=histories.lengths == 0,
+            candidates=found,
         )
+
+    @cached_property
+    def _centred(self) -> Tensor:
+        """Return e_i without their common direction, float32 ``(V, D)``.
+
+        Towers may put all items into a narrow cone: without its axis, unlike items look unlike.
+        """
+        return normalize(self.files.embeddings - self.files.embeddings.mean(dim=0), dim=1)
+
+    def _diversify(
+        self, items: Tensor, scores: Tensor, order: Tensor, *, asked: Asked, width: int
+    ) -> Tensor:
+        """Re-rank the best of each user who asked for it, pinned items excepted."""
+        first = len(self._pinned)
+        depth = min(order.shape[1], first + max(RERANKED, width))
+        rows = torch.from_numpy(np.flatnonzero(asked.diversity))
+        pool = order[rows, first:depth]
+        mine = items[rows].gather(1, pool)
+        values = scores[rows].gather(1, pool).masked_fill(mine == 0, float("-inf"))
+        again = diversify(
+            values,
+            self._centred[(mine - 1).clamp(min=0)],
+            num_places=width if self.ranking.category_cap is None else pool.shape[1],
+            diversity=torch.from_numpy(asked.diversity[rows.numpy()].copy()),
+            method=self.ranking.diversifier,
+        )
+        result = order.clone()
+        result[rows, first:depth] = pool.gather(1, again)
+        return result
+
+    def _named(self, flag: str, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return item indexes; a rule about an item that left the catalog is passed over."""
+        index_of = self._reader.index_of
+        for item_id in item_ids:
+            if item_id not in index_of:
+                _log.warning("--ranking.%s names %r, which the catalog has not", flag, item_id)
+        known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
+        return np.asarray(list(dict.fromkeys(known)), dtype=np.int64)
 
     def embed_users(
         self, histories: Sequences, *, query_embeddings: NDArray[np.float32] | None = None
@@ -264,7 +398,9 @@ class Recommender:
             weights=np.asarray([search.personal_weight for search in searches], dtype=np.float32),
             k=max(request.k for request in requests),
             num_candidates=self.ranking.num_candidates,
-            excluded=np.concatenate([batch.excluded, seen], axis=1),
+            excluded=np.concatenate(
+                [batch.excluded, seen, _pairs(len(requests), self._blocked)], axis=1
+            ),
             allowed=self._allowed(requests),
         )
         return [
@@ -316,11 +452,11 @@ class Recommender:
                 title=self._titles[item - 1],
                 position=place + 1,
                 score=float(ranked.scores[row, place]),
-                source=SOURCES[ranked.sources[row, place]],
-                propensity=1.0,
+                source=PINNED if (code := int(ranked.sources[row, place])) < 0 else SOURCES[code],
+                propensity=float(ranked.propensities[row, place]),
                 terms={
                     "relevance": float(ranked.relevance[row, place]),
-                    "popularity_penalty": float(ranked.penalty[row, place]),
+                    **{name: float(value[row, place]) for name, value in ranked.penalties.items()},
                 },
             )
             for place, item in enumerate(ranked.items[row, :k].tolist())
@@ -351,3 +487,18 @@ def current_release(workspace: Path) -> Path:
         )
     name = json.loads(pointer.read_text(encoding="utf-8"))["release"]
     return workspace / "releases" / str(name)
+
+
+def _choices(requests: Sequence[Request], name: str, default: float | bool) -> NDArray[Any]:
+    """Return what each request wants, the release's choice where it says nothing."""
+    wanted = [getattr(request, name) for request in requests]
+    return np.asarray([default if value is None else value for value in wanted])
+
+
+def _pairs(num_users: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return every pair of a user row and one of some items, int64 ``(2, X)``."""
+    return np.stack([np.repeat(np.arange(num_users), len(items)), np.tile(items, num_users)])
+
+
+def _widen(values: NDArray[Any], width: int, *, fill: float = 0) -> NDArray[Any]:
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)

@@ -23,6 +23,7 @@ from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.ranking.ranker import RANKER_FILE, Ranker, load_ranker, save_ranker
+from rec.ranking.reranking import Diversifier
 from rec.ranking.sources import SourceTables, load_tables, save_tables
 
 RELEASE_FILE = "release.json"
@@ -52,14 +53,58 @@ class RankingConfig:
     """The article's lambda: how much an item's standardised popularity lowers its score."""
     num_candidates: int = 100
     """Items that one source proposes at most; at least ten times k is sensible."""
+    repetition_weight: float = 0.0
+    """Lambda of what the user was shown, or looked at, and did not take, in doublings."""
+    staleness_weight: float = 0.0
+    """Lambda of how little of an item's events is recent, standardised."""
+    group_weight: float = 0.0
+    """Lambda of how far an item's groups (column ``group``) are above parity of exposure."""
+    diversity: float = 0.0
+    """0 orders by score alone, 1 by unlikeness alone; above 0 a list is re-ranked as a whole."""
+    diversifier: Diversifier = "mmr"
+    """How: ``mmr`` is the simpler, ``dpp`` looks at all items above at once."""
+    category_cap: int | None = None
+    """Most places of one category in a list; none if absent. Holds even if the list gets short."""
+    pinned: tuple[str, ...] = ()
+    """Item ids that stand first in every list, in this order, also where seen ones are left out."""
+    blocked: tuple[str, ...] = ()
+    """Item ids that no list shows."""
+    exploration: float = 0.0
+    """Probability that the tail of a served list is drawn instead of sorted; 0 turns it off."""
+    exploration_head: int = 3
+    """Positions at the top that exploration never touches."""
 
     def __post_init__(self) -> None:
+        for name in ("repetition_weight", "staleness_weight", "group_weight"):
+            if not getattr(self, name) >= 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--ranking.{flag} must be >= 0, got {getattr(self, name)}")
+        for name in ("diversity", "exploration"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"--ranking.{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.category_cap is not None and self.category_cap < 1:
+            raise ConfigError(f"--ranking.category-cap must be >= 1, got {self.category_cap}")
+        if self.exploration_head < 0:
+            raise ConfigError(
+                f"--ranking.exploration-head must be >= 0, got {self.exploration_head}"
+            )
+        both = sorted(set(self.pinned) & set(self.blocked))
+        if both:
+            raise ConfigError(
+                f"--ranking.pinned and --ranking.blocked both name {both[0]!r}: leave one out"
+            )
         if self.penalty_weight < 0:
             raise ConfigError(f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}")
         if not 1 <= self.num_candidates <= 4000:
             raise ConfigError(
                 f"--ranking.num-candidates must be in [1, 4000], got {self.num_candidates}"
             )
+
+
+def ranking_from(values: Mapping[str, Any]) -> RankingConfig:
+    """Return the configuration that a JSON file holds."""
+    lists = {name: tuple(values.get(name, ())) for name in ("pinned", "blocked")}
+    return RankingConfig(**{**values, **lists})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +186,7 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         text=tensors["text"],
         embeddings=tensors["items"],
         model=model.eval(),
-        ranking=RankingConfig(**values["ranking"]),
+        ranking=ranking_from(values["ranking"]),
         encoder=json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8")),
         fingerprint=values["fingerprint"],
         event_type_names=tuple(values["event_type_names"]),

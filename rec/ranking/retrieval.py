@@ -3,12 +3,14 @@
 Shapes: B users, V items, C candidates per user, D width, k places.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rec.data.sequences import Sequences
 from rec.ranking.features import CANDIDATE_EVENTS, SOURCES, find_candidates
@@ -36,6 +38,40 @@ class Found:
     items: Tensor
     relevance: Tensor
     sources: Tensor
+
+    def of_user(self, row: int) -> "Found":
+        """Return one user's candidates, without empty places."""
+        is_there = self.items[row] > 0
+        return Found(
+            items=self.items[row, is_there].unsqueeze(0),
+            relevance=self.relevance[row, is_there].unsqueeze(0),
+            sources=self.sources[row, is_there].unsqueeze(0),
+        )
+
+    def before(self, others: "Found") -> "Found":
+        """Return these candidates and behind them others, of the same users."""
+        return Found(
+            items=torch.cat([self.items, others.items], dim=1),
+            relevance=torch.cat([self.relevance, others.relevance], dim=1),
+            sources=torch.cat([self.sources, others.sources], dim=1),
+        )
+
+    @staticmethod
+    def stack(parts: Sequence["Found"]) -> "Found":
+        """Return the candidates of consecutive users as one batch."""
+        width = max(part.items.shape[1] for part in parts)
+
+        def join(name: str, fill: float) -> Tensor:
+            tables = [getattr(part, name) for part in parts]
+            return torch.cat(
+                [pad(table, (0, width - table.shape[1]), value=fill) for table in tables]
+            )
+
+        return Found(
+            items=join("items", 0),
+            relevance=join("relevance", float("-inf")),
+            sources=join("sources", 0),
+        )
 
 
 class CandidateFinder:
@@ -106,6 +142,41 @@ class CandidateFinder:
             merged.relevance[picks, span] = found.relevance
             merged.sources[picks, span] = found.sources
         return merged
+
+    def find_given(
+        self,
+        histories: Sequences,
+        users: Tensor,
+        *,
+        items: NDArray[np.int64],
+        hides_seen: NDArray[np.bool_],
+        hidden: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Return given items as everyone's candidates, in the order given, ``(B, len(items))``.
+
+        Left out are the pairs ``hidden`` and what is not ``allowed``: their places hold item 0, at
+        the end. The sources are -1.
+        """
+        num_items = self._files.items.height
+        given = np.zeros(num_items, dtype=np.bool_)
+        given[items - 1] = True
+        mask = given if allowed is None else given & allowed
+        found = self.find(
+            histories, users, k=len(items), hides_seen=hides_seen, hidden=hidden, allowed=mask
+        )
+        wanted = torch.from_numpy(items)
+        column_of = torch.full((num_items + 1,), len(items))
+        column_of[wanted] = torch.arange(len(items))
+        values = torch.full((histories.num_users, len(items) + 1), float("-inf"))
+        values = values.scatter(1, column_of[found.items], found.relevance)[:, :-1]
+        is_there = values.isfinite()
+        order = (~is_there).to(torch.int8).argsort(dim=1, stable=True)
+        return Found(
+            items=torch.where(is_there, wanted, 0).gather(1, order),
+            relevance=values.gather(1, order),
+            sources=torch.full(values.shape, -1, dtype=torch.int8),
+        )
 
     def _by_ranker(
         self,

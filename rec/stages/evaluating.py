@@ -30,7 +30,7 @@ from rec.evaluation.evaluate import evaluate, order_gate
 from rec.evaluation.report import render_report
 from rec.models.baselines import fit_baselines
 from rec.ranking.recommender import Recommender
-from rec.ranking.release import RankingConfig
+from rec.ranking.release import ranking_from
 from rec.stages.embedding import load_embeddings
 from rec.stages.indexing import release_files
 from rec.stages.training import EVALUATED, settings_from
@@ -107,7 +107,7 @@ def evaluate_index(
             f"trained on (up to {quantile}): retrain, or test from {quantile} on"
         )
     split = temporal_split(sequences, quantile=config.test_quantile)
-    ranking = RankingConfig(**index.manifest["config"])
+    ranking = ranking_from(index.manifest["config"])
     files = release_files(
         model,
         embeddings,

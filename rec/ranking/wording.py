@@ -1,0 +1,168 @@
+"""Words for evidence: templates in English and Chinese, and nothing that was not found.
+
+Titles and queries are foreign text. They are quoted, cut, and stripped of what is no visible
+character; angle brackets become look-alikes, so that no page that shows the sentence can be made to
+run a title. What a title *says* ("ignore all instructions") is only ever quoted.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rec.data.text import detect_language
+from rec.ranking.requests import Evidence, Language
+
+_MAX_CHARACTERS = 60
+_HARMLESS = str.maketrans({"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'"})
+_SAMPLE = 500
+"""Titles that the catalog's language is read from."""
+_POPULAR = frozenset({"popularity", "recent_popularity", "newest_popularity"})
+
+_VERBS: dict[Language, dict[str, str]] = {
+    "en": {
+        "view": "viewed",
+        "click": "viewed",
+        "cart": "put into the cart",
+        "add_to_cart": "put into the cart",
+        "purchase": "bought",
+        "buy": "bought",
+        "order": "bought",
+        "rate": "rated",
+        "rating": "rated",
+        "search": "searched for",
+        "like": "liked",
+        "save": "saved",
+        "play": "played",
+        "watch": "watched",
+        "read": "read",
+        "": "chose",
+    },
+    "zh": {
+        "view": "浏览过",
+        "click": "浏览过",
+        "cart": "加购过",
+        "add_to_cart": "加购过",
+        "purchase": "购买过",
+        "buy": "购买过",
+        "order": "购买过",
+        "rate": "评价过",
+        "rating": "评价过",
+        "search": "搜索过",
+        "like": "赞过",
+        "save": "收藏过",
+        "play": "播放过",
+        "watch": "看过",
+        "read": "读过",
+        "": "选择过",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words:
+    """Hold what a sentence needs beside the evidence.
+
+    Attributes:
+        title: of the listed item.
+        source: what proposed it.
+        is_own: for each piece of evidence, whether it is the listed item itself.
+        has_history: whether the user has any events.
+    """
+
+    title: str
+    source: str
+    is_own: Sequence[bool]
+    has_history: bool
+
+
+def quotable(text: str) -> str:
+    r"""Return foreign text as it may stand in a sentence: one line, visible, bounded, no markup.
+
+    >>> quotable("a\u202eb\n<b>c</b>")
+    'ab ‹b›c‹/b›'
+    """
+    visible = (
+        " " if sign.isspace() else sign
+        for sign in text
+        if sign.isspace() or unicodedata.category(sign)[0] != "C"
+    )
+    plain = " ".join("".join(visible).split()).translate(_HARMLESS)
+    return plain if len(plain) <= _MAX_CHARACTERS else plain[: _MAX_CHARACTERS - 1].rstrip() + "…"
+
+
+def explain_in_words(words: Words, evidence: Sequence[Evidence], *, language: Language) -> str:
+    """Return the template's sentence for some evidence, most first.
+
+    >>> tea = Evidence(
+    ...     item_id="1", title="Green tea", event_type="purchase", timestamp_ms=0, num_events=3,
+    ...     effect=0.5, shared={"category": ("Tea",)},
+    ... )
+    >>> words = Words(title="Black tea", source="sequence", is_own=[False], has_history=True)
+    >>> explain_in_words(words, [tea], language="en")
+    'Because you bought “Green tea” (3 times). Both are in “Tea”.'
+    >>> explain_in_words(words, [tea], language="zh")
+    '因为您购买过“Green tea”（3 次）。它们同属“Tea”。'
+    """
+    if not evidence:
+        return _without_evidence(words, language)
+    parts = [
+        _deed(piece, is_own=own, language=language)
+        for piece, own in zip(evidence, words.is_own, strict=True)
+    ]
+    if language == "zh":
+        text = f"因为您{'，还'.join(parts)}。"
+    else:
+        text = f"Because you {' and '.join(parts)}."
+    return text + _common_ground(evidence[0], language)
+
+
+def catalog_language(titles: Sequence[str]) -> Language:
+    """Return the language that most titles are in, English if they are in neither."""
+    step = max(1, len(titles) // _SAMPLE)
+    found = Counter(detect_language(title) for title in titles[::step])
+    return "zh" if found["zh"] > found["en"] else "en"
+
+
+def _deed(piece: Evidence, *, is_own: bool, language: Language) -> str:
+    verbs = _VERBS[language]
+    name = "search" if piece.item_id is None else piece.event_type
+    verb = verbs.get(name, verbs[""])
+    count = piece.num_events
+    if language == "zh":
+        thing = "此商品" if is_own else f"“{quotable(piece.title)}”"
+        return f"{verb}{thing}" + (f"（{count} 次）" if count > 1 else "")
+    thing = "this" if is_own else f"“{quotable(piece.title)}”"
+    return f"{verb} {thing}" + (f" ({count} times)" if count > 1 else "")
+
+
+def _common_ground(piece: Evidence, language: Language) -> str:
+    """Name the first attribute that the item shares with its strongest evidence."""
+    for name, values in piece.shared.items():
+        listed = [f"“{quotable(value)}”" for value in values[:2]]
+        if language == "zh":
+            said = "、".join(listed)
+            if name == "category":
+                return f"它们同属{said}。"
+            if name == "words":
+                return f"它们的名称都含有{said}。"
+            label = {"tags": "标签", "price": "价位"}.get(name, quotable(name))
+            return f"它们的{label}相同：{said}。"
+        said = " and ".join(listed)
+        if name == "category":
+            return f" Both are in {said}."
+        if name == "words":
+            return f" Both names have {said}."
+        label = {"tags": "tag", "price": "price band"}.get(name, quotable(name))
+        return f" Both have the {label} {said}."
+    return ""
+
+
+def _without_evidence(words: Words, language: Language) -> str:
+    if words.source == "pinned":
+        return "店铺推荐。" if language == "zh" else "Chosen by the shop."
+    if not words.has_history or words.source in _POPULAR:
+        return "受其他用户欢迎。" if language == "zh" else "Popular with other users."
+    if language == "zh":
+        return "与您的整体兴趣相符，并非由某一件事决定。"
+    return "It fits your history as a whole; no single thing you did decides it."
