@@ -49,7 +49,7 @@ class InputArguments(Arguments):
     """Add the files of a log."""
 
     events: tuple[str, ...]
-    """Files, globs or folders with events: Parquet, CSV(.gz), JSONL(.gz)."""
+    """Files, globs or folders with events, local or URIs: Parquet, CSV(.gz), JSONL(.gz)."""
     items: tuple[str, ...]
     """The same for the catalog."""
     users: tuple[str, ...] = ()

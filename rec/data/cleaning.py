@@ -20,6 +20,7 @@ from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
 from rec.data.privacy import pseudonyms
 from rec.data.rows import MAX_RAW_CHARACTERS, NESTED, RAW, REASON, ROW
 from rec.data.scrubbing import scrub_texts
+from rec.data.storage import suffix_of
 from rec.data.text import normalise_texts
 from rec.data.timestamps import to_timestamp_ms
 from rec.errors import ConfigError
@@ -134,7 +135,7 @@ def normalise_events(
         DataError: a column of the contract is missing or of a type that cannot be read.
     """
     named = map_columns(chunk, mapping=config.mapping, file_name=file_name)
-    if file_name.endswith((".csv", ".csv.gz")):
+    if suffix_of(file_name).startswith(".csv"):
         named = split_swallowed_lines(named, (*_TEXT_COLUMNS, "timestamp", "timestamp_ms", "value"))
     columns = {name: text_column(named, name, file_name) for name in _TEXT_COLUMNS}
     queries = normalise_texts(columns["query"])

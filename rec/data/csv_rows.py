@@ -8,14 +8,15 @@ import csv
 import gzip
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from rec.data.rows import MARKS, REASON, ROW, is_utf8, unreadable
+from rec.data.storage import open_stream, shown, suffix_of
 from rec.errors import DataError
 
 _BLOCK_BYTES = 1 << 24
@@ -90,7 +91,7 @@ class TextLines(io.RawIOBase):
     (b'tea\ncup\n', [b'\xff\n'])
     """
 
-    def __init__(self, stream: gzip.GzipFile | io.BufferedReader | io.BytesIO) -> None:
+    def __init__(self, stream: gzip.GzipFile | BinaryIO) -> None:
         self._stream = stream
         self._ready = b""
         self._open_line = b""
@@ -132,8 +133,10 @@ def _bad_rows(lines: TextLines, misshapen: list[str]) -> Iterator[pl.DataFrame]:
     misshapen.clear()
 
 
-def _open(path: str) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb")
+@contextmanager
+def _open(path: str) -> Iterator[gzip.GzipFile | BinaryIO]:
+    with open_stream(path) as stream:
+        yield gzip.GzipFile(fileobj=stream) if suffix_of(path).endswith(".gz") else stream
 
 
 def _lines(record: str) -> list[str]:
@@ -146,12 +149,14 @@ def _header(path: str) -> list[str]:
     with _open(path) as stream:
         for line in iter(lambda: stream.readline(_BLOCK_BYTES), b""):
             if not is_utf8(line):
-                raise DataError(f"expected UTF-8 in the header of {path}: convert the file")
+                raise DataError(f"expected UTF-8 in the header of {shown(path)}: convert the file")
             text = line.decode().removeprefix("\ufeff").strip()
             if text:
                 names = [name.strip() for name in next(csv.reader([text]))]
                 if len(set(names)) < len(names):
                     twice = sorted({name for name in names if names.count(name) > 1})
-                    raise DataError(f"expected each column of {path} once, got {twice[0]!r} twice")
+                    raise DataError(
+                        f"expected each column of {shown(path)} once, got {twice[0]!r} twice"
+                    )
                 return names
     return []

@@ -1,25 +1,24 @@
-"""Input files: Parquet, CSV(.gz) and JSONL(.gz), named by file, glob or folder, read in chunks.
+"""Input files: Parquet, CSV(.gz) and JSONL(.gz), named by file, glob, folder or URI, in chunks.
 
 Every reader gives frames of the file's rows in the file's order, with the marks of
 :mod:`rec.data.rows`.
 """
 
-import glob
+import gzip
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
 from rec.data.csv_rows import read_csv
 from rec.data.json_rows import read_jsonl
-from rec.data.parquet_rows import read_parquet
+from rec.data.parquet_rows import count_rows, read_parquet
 from rec.data.rows import RAW, REASON, ROW
+from rec.data.storage import SUFFIXES, find_files, shown, size_of, suffix_of
 from rec.errors import DataError
 
-SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 _UNREADABLE = (
     pa.ArrowException,
     pl.exceptions.PolarsError,
@@ -28,43 +27,51 @@ _UNREADABLE = (
     ValueError,
     zlib.error,
 )
+_ROW_BYTES = 64
+"""Of text, about; a compressed row is an eighth."""
 
 _log = logging.getLogger(__name__)
 
 
-def list_files(paths: Sequence[str]) -> list[str]:
-    """Return the files that ``paths`` (files, globs, folders) name, in order, each once.
+class UnreadableFileError(DataError):
+    """Say that a file's content breaks off or is no such file; reading it again changes nothing."""
 
-    Links are followed, so a file and a link to it are one file. In a folder, hidden files and
-    those whose name begins with ``_`` are left out, as other tools do.
+
+def list_files(paths: Sequence[str]) -> list[str]:
+    """Return the files that ``paths`` (files, globs, folders, URIs) name, in order, each once.
 
     Raises:
-        DataError: a path that names nothing, or a file of an unknown kind.
+        DataError: a path that names nothing, a file of an unknown kind, or a place that cannot be
+            reached.
     """
     found: dict[str, None] = {}
     for path in paths:
-        if Path(path).is_dir():
-            inside = sorted(Path(path).rglob("*"))
-            names = [
-                str(f)
-                for f in inside
-                if f.name.endswith(SUFFIXES) and not f.name.startswith((".", "_"))
-            ]
-        elif any(mark in path for mark in "*?["):
-            names = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - may be absolute
-        else:
-            names = [path]
-        names = [name for name in names if Path(name).is_file()]
+        names = find_files(path)
         if not names:
             raise DataError(
                 f"expected a file, a glob or a folder with {', '.join(SUFFIXES)}, "
-                f"found nothing at {path!r}"
+                f"found nothing at {shown(path)!r}"
             )
         for name in names:
-            if not name.endswith(SUFFIXES):
-                raise DataError(f"expected one of {', '.join(SUFFIXES)}, got {name!r}")
-            found[str(Path(name).resolve())] = None
+            if not suffix_of(name):
+                raise DataError(f"expected one of {', '.join(SUFFIXES)}, got {shown(name)!r}")
+            found[name] = None
     return list(found)
+
+
+def estimate_rows(path: str) -> int:
+    """Return about how many rows a file has: exactly for Parquet, by its size for text.
+
+    A file that cannot be read has none.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        try:
+            return count_rows(path)
+        except _UNREADABLE:
+            return 0
+    size = size_of(path) or 0
+    return size * (8 if suffix.endswith(".gz") else 1) // _ROW_BYTES
 
 
 def read_chunks(path: str) -> Iterator[pl.DataFrame]:
@@ -73,12 +80,13 @@ def read_chunks(path: str) -> Iterator[pl.DataFrame]:
     An empty file has no rows.
 
     Raises:
-        DataError: the file as a whole cannot be read.
+        UnreadableFileError: the content cannot be read, or only up to here.
+        DataError: the file cannot be reached.
     """
     first_row = 0
     try:
-        if Path(path).stat().st_size == 0:
-            _log.warning("%s is empty", path)
+        if size_of(path) == 0:
+            _log.warning("%s is empty", shown(path))
             return
         for chunk in _reader(path):
             if chunk.height:
@@ -88,15 +96,19 @@ def read_chunks(path: str) -> Iterator[pl.DataFrame]:
         raise
     except _UNREADABLE as error:
         detail = " ".join(str(error).split())[:200]
-        raise DataError(f"cannot read {path}: {detail}") from error
+        message = f"cannot read {shown(path)}: {detail}"
+        # A number of the operating system: the disk or the rights, not the content.
+        is_content = not isinstance(error, OSError) or error.errno is None
+        if is_content or isinstance(error, gzip.BadGzipFile):
+            raise UnreadableFileError(message) from error
+        raise DataError(message) from error
 
 
 def _reader(path: str) -> Iterator[pl.DataFrame]:
-    if path.endswith(".parquet"):
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
         return read_parquet(path)
-    if path.endswith((".csv", ".csv.gz")):
-        return read_csv(path)
-    return read_jsonl(path)
+    return read_csv(path) if suffix.startswith(".csv") else read_jsonl(path)
 
 
 def _number_rows(chunk: pl.DataFrame, first_row: int) -> pl.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from rec.data.rows import CHUNK_ROWS, MARKS, MAX_RAW_CHARACTERS, NESTED, RAW, REASON
+from rec.data.storage import open_stream, shown, suffix_of
 from rec.errors import DataError
 
 MAX_LINE_BYTES = 1 << 24
@@ -24,8 +25,8 @@ def read_jsonl(path: str) -> Iterator[pl.DataFrame]:
     Raises:
         DataError: the rows of a chunk have more than ``MAX_FIELDS`` different fields.
     """
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rb") as stream:
+    with open_stream(path) as raw:
+        stream = gzip.GzipFile(fileobj=raw) if suffix_of(path).endswith(".gz") else raw
         rows: list[Mapping[str, Any]] = []
         num_bytes = 0
         for line in _lines(stream):
@@ -76,7 +77,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], path: str) -> pl.DataFrame:
     names = dict.fromkeys(name for row in rows for name in row)
     if len(names) > MAX_FIELDS:
         raise DataError(
-            f"expected at most {MAX_FIELDS} different fields, {path} has {len(names)}: "
+            f"expected at most {MAX_FIELDS} different fields, {shown(path)} has {len(names)}: "
             "move what varies into one field"
         )
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}

@@ -9,21 +9,22 @@ read without it.
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec.data.rows import CHUNK_ROWS, MARKS, unreadable
+from rec.data.storage import open_random
 
 _MAGIC = b"PAR1"
+_BUFFER_BYTES = 1 << 20
 
 
 def read_parquet(path: str) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file; those with text that is not UTF-8 come last in their batch."""
-    metadata = _metadata_without_arrow_schema(path)
-    with pq.ParquetFile(path, metadata=metadata, arrow_extensions_enabled=False) as file:
+    with open_random(path) as stream, _open(stream) as file:
         names = [name for name in file.schema_arrow.names if name not in MARKS]
         for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
             table = pa.Table.from_batches([batch])
@@ -37,20 +38,40 @@ def read_parquet(path: str) -> Iterator[pl.DataFrame]:
             yield frame
 
 
-def _metadata_without_arrow_schema(path: str) -> pq.FileMetaData:
+def count_rows(path: str) -> int:
+    """Return the rows of a file, as its footer says.
+
+    Raises:
+        ValueError: the file does not end as Parquet does.
+    """
+    with open_random(path) as stream:
+        return int(_metadata_without_arrow_schema(stream).num_rows)
+
+
+def _open(stream: BinaryIO) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        stream,
+        metadata=_metadata_without_arrow_schema(stream),
+        arrow_extensions_enabled=False,
+        # Without a buffer whole columns of a row group are held, and one may be the whole file.
+        buffer_size=_BUFFER_BYTES,
+        pre_buffer=False,
+    )
+
+
+def _metadata_without_arrow_schema(stream: BinaryIO) -> pq.FileMetaData:
     """Return a file's metadata as if no Arrow schema had been stored.
 
     Raises:
         ValueError: the file does not end as Parquet does.
     """
-    with Path(path).open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - 8))
-        length, magic = struct.unpack("<I4s", stream.read().rjust(8, b"\0"))
-        if magic != _MAGIC or length > size - 12:
-            raise ValueError("it does not end as a Parquet file does: is it whole?")
-        stream.seek(size - 8 - length)
-        footer = stream.read(length)
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 8))
+    length, magic = struct.unpack("<I4s", stream.read().rjust(8, b"\0"))
+    if magic != _MAGIC or length > size - 12:
+        raise ValueError("it does not end as a Parquet file does: is it whole?")
+    stream.seek(size - 8 - length)
+    footer = stream.read(length)
     # Of the same length, so that the rest of the footer stays where it is.
     footer = footer.replace(b"ARROW:schema", b"arrow-ignore")
     ending = footer + struct.pack("<I4s", length, _MAGIC)

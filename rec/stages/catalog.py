@@ -9,7 +9,6 @@ import polars as pl
 from rec.artifacts import (
     Artifact,
     config_hash,
-    file_sha256,
     find_artifact,
     point_latest,
     write_artifact,
@@ -20,6 +19,7 @@ from rec.data.files import list_files, read_chunks
 from rec.data.items import CATALOG_FILE, clean_items
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.rows import MARKS, RAW, REASON
+from rec.data.storage import digest_of
 from rec.data.tombstones import without_erased
 from rec.errors import DataError
 from rec.stages.data_card import describe_items
@@ -90,8 +90,8 @@ def erased_setting(tombstones: frozenset[str]) -> dict[str, str]:
 
 
 def file_digests(paths: Sequence[str]) -> list[str]:
-    """Return the sha256 of each file: what an artifact made of them is named by."""
-    return [file_sha256(Path(path)) for path in paths]
+    """Return the digest of each file: what an artifact made of them is named by."""
+    return [digest_of(path) for path in paths]
 
 
 def _read_users(
