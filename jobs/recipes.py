@@ -5,6 +5,7 @@ from typing import Literal
 
 from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
+from rec.models.finetuning import FinetuningConfig
 from rec.models.sequence_model import ModelConfig
 from rec.models.training import TrainingConfig
 from rec.ranking.ranker import RankerConfig
@@ -20,6 +21,7 @@ class Recipe:
     """Resources of the stages, see cluster/resources.py."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
@@ -29,6 +31,7 @@ class Recipe:
 
 SMOKE = Recipe(
     encoder=EncoderConfig(model="hashing"),
+    finetuning=FinetuningConfig(num_rounds=1, steps_per_round=10, batch_size=16),
     model=ModelConfig(width=32, max_length=20),
     training=TrainingConfig(num_epochs=3, validation_users=200),
 )
@@ -36,6 +39,9 @@ LAPTOP = Recipe()
 GPU = Recipe(
     profile="gpu",
     encoder=EncoderConfig(batch_size=512, max_tokens=128),
+    finetuning=FinetuningConfig(
+        num_rounds=10, steps_per_round=200, batch_size=1024, chunk_size=512, validation_users=2000
+    ),
     model=ModelConfig(width=256, num_layers=4, num_heads=4, max_length=200),
     training=TrainingConfig(batch_size=1024, num_epochs=50, num_negatives=4096),
 )

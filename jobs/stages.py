@@ -10,11 +10,12 @@ from typing import Any
 from cluster.data.spread import RaySpread
 from cluster.data.threads import ThreadSpread
 from cluster.resources import Profile
-from cluster.train.trainer import train_model
+from cluster.train.trainer import finetune, train_model
 from jobs.recipes import Recipe
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import embed
 from rec.stages.evaluating import evaluate_index
+from rec.stages.finetuning import FinetuneSettings
 from rec.stages.indexing import index
 from rec.stages.ingesting import ingest
 from rec.stages.preparation import prepare
@@ -86,6 +87,29 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
         "backend": spec["encoder"]["backend"],
         "fingerprint": spec["fingerprint"],
         "cost": artifact.manifest["details"]["cost"],
+    }
+
+
+def run_finetune(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool) -> Fields:
+    """Tune the text encoder on the log; it is used from now on if it retrieves better."""
+    artifact, is_skipped = finetune(
+        workspace,
+        FinetuneSettings(
+            finetuning=recipe.finetuning,
+            encoder=recipe.encoder,
+            test_quantile=recipe.evaluation.test_quantile,
+        ),
+        resources=profile.train,
+        resume=resume,
+    )
+    details = artifact.manifest["details"]
+    return {
+        "outputs": {"encoders": str(artifact.path)},
+        "skipped": is_skipped,
+        "counts": dict(artifact.counts),
+        "is_better": details["is_better"],
+        "fingerprint": details["fingerprint"],
+        "ndcg@10": details["ndcg@10"],
     }
 
 

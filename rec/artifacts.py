@@ -28,6 +28,7 @@ ROOMS = (
     "events",
     "catalog",
     "sequences",
+    "encoders",
     "embeddings",
     "models",
     "indexes",

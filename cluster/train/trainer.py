@@ -1,13 +1,15 @@
-"""Ray Train around the training stage: scaling, restarts after a lost worker, progress, resume."""
+"""Ray Train around the training stages: scaling, restarts after a lost worker, progress, resume."""
 
 import json
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -15,6 +17,7 @@ from cluster.progress import console
 from cluster.resources import TrainResources
 from rec.artifacts import Artifact
 from rec.errors import ConfigError, DataError, RecError
+from rec.stages.finetuning import FinetuneSettings, find_tuned
 from rec.stages.training import TrainSettings, find_model
 
 _POLL_S = 0.2
@@ -34,40 +37,101 @@ def train_model(
     found = find_model(workspace, settings)
     if found is not None:
         return found, True
-    _check_cores(resources)
-    _fit(workspace, settings, resources=resources, resume=resume)
+    from cluster.train.worker import train_worker  # 3 s that a skipped stage need not pay
+
+    run_workers(
+        train_worker,
+        {"workspace": str(workspace.resolve()), "settings": settings, "resume": resume},
+        folder=workspace / "models" / "runs",
+        resources=resources,
+        bar=Bar(label="training", total=settings.training.num_epochs, describe=_describe_epoch),
+    )
     model = find_model(workspace, settings)
     if model is None:
         raise DataError("training ended without a model: look at the log with --verbose")
     return model, False
 
 
-def _fit(
-    workspace: Path, settings: TrainSettings, *, resources: TrainResources, resume: bool
+def finetune(
+    workspace: Path, settings: FinetuneSettings, *, resources: TrainResources, resume: bool
+) -> tuple[Artifact, bool]:
+    """Return the encoder tuned on the newest log, and whether it was there.
+
+    Raises:
+        ArtifactError: nothing was prepared.
+        ConfigError: more cores are asked for than the cluster has, or nothing that could learn.
+        DataError: tuning cannot go on; the last good checkpoint stays.
+    """
+    found = find_tuned(workspace, settings)
+    if found is not None:
+        return found, True
+    from cluster.train.worker import finetune_worker  # as above
+
+    run_workers(
+        finetune_worker,
+        {"workspace": str(workspace.resolve()), "settings": settings, "resume": resume},
+        folder=workspace / "encoders" / "runs",
+        resources=resources,
+        bar=Bar(
+            label="fine-tuning", total=settings.finetuning.num_rounds, describe=_describe_round
+        ),
+    )
+    tuned = find_tuned(workspace, settings)
+    if tuned is None:
+        raise DataError("fine-tuning ended without an encoder: look at the log with --verbose")
+    return tuned, False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """Say how the bar of a run reads the rows that the main worker writes."""
+
+    label: str
+    total: int
+    describe: Callable[[Mapping[str, Any]], tuple[int, str]]
+    """A row to what is done so far, and a note."""
+
+
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    arguments: Mapping[str, Any],
+    *,
+    folder: Path,
+    resources: TrainResources,
+    bar: Bar,
 ) -> None:
+    """Run one function on all training workers, restart lost ones, and show how far it is.
+
+    Args:
+        worker: what each process does, see ``cluster.train.worker``.
+        arguments: what it is given, beside threads, device and the files it reports to.
+        folder: where Ray Train keeps its own state for as long as the run lasts.
+        resources: how many workers, and on what.
+        bar: how progress reads.
+
+    Raises:
+        ConfigError: more cores are asked for than the cluster has.
+        RecError: what a worker raised.
+    """
+    _check_cores(resources)
     import ray.train.torch  # 3 s that a skipped stage need not pay
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from cluster.train.worker import train_worker
-
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    runs = workspace / "models" / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=runs, ignore_cleanup_errors=True) as folder:
-        progress = Path(folder) / "progress.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as run:
+        state = Path(run).resolve()
+        progress = state / "progress.jsonl"
         progress.touch()
         trainer = ray.train.torch.TorchTrainer(
-            train_worker,
+            worker,
             train_loop_config={
-                "workspace": str(workspace.resolve()),
-                "settings": settings,
+                **arguments,
                 "num_threads": max(1, int(resources.worker_cpus)),
                 "use_gpu": resources.worker_gpus > 0,
-                "resume": resume,
-                "started": str(Path(folder).resolve() / "started"),
-                "progress": str(progress.resolve()),
-                "result": str(Path(folder).resolve() / "model.txt"),
+                "started": str(state / "started"),
+                "progress": str(progress),
             },
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers,
@@ -79,11 +143,11 @@ def _fit(
             ),
             run_config=RunConfig(
                 name="run",
-                storage_path=str(Path(folder).resolve()),
+                storage_path=str(state),
                 failure_config=FailureConfig(max_failures=resources.max_failures),
             ),
         )
-        with _bar(progress, num_epochs=settings.training.num_epochs):
+        with _showing(progress, bar):
             try:
                 trainer.fit()
             except ray.train.TrainingFailedError as error:
@@ -115,8 +179,8 @@ def _check_cores(resources: TrainResources) -> None:
 
 
 @contextmanager
-def _bar(path: Path, *, num_epochs: int) -> Iterator[None]:
-    """Show epochs as they end, by following the file that the main worker writes."""
+def _showing(path: Path, bar: Bar) -> Iterator[None]:
+    """Show rows as they come, by following the file that the main worker writes."""
     columns = (
         TextColumn("[progress.description]{task.description:>18}"),
         BarColumn(),
@@ -126,7 +190,7 @@ def _bar(path: Path, *, num_epochs: int) -> Iterator[None]:
     )
     stop = threading.Event()
     with Progress(*columns, console=console()) as progress:
-        bar = progress.add_task("training", total=num_epochs, note="")
+        task = progress.add_task(bar.label, total=bar.total, note="")
 
         def follow() -> None:
             while not stop.wait(_POLL_S):
@@ -134,10 +198,8 @@ def _bar(path: Path, *, num_epochs: int) -> Iterator[None]:
                     continue
                 lines = path.read_text(encoding="utf-8").splitlines()
                 if lines:
-                    row = json.loads(lines[-1])
-                    ndcg = f" ndcg {row['ndcg']:.4f}" if "ndcg" in row else ""
-                    note = f"loss {row['loss']:.3f}{ndcg}"
-                    progress.update(bar, completed=row["epoch"] + 1, note=note)
+                    done, note = bar.describe(json.loads(lines[-1]))
+                    progress.update(task, completed=done, note=note)
 
         watcher = threading.Thread(target=follow, daemon=True)
         watcher.start()
@@ -146,3 +208,13 @@ def _bar(path: Path, *, num_epochs: int) -> Iterator[None]:
         finally:
             stop.set()
             watcher.join()
+
+
+def _describe_epoch(row: Mapping[str, Any]) -> tuple[int, str]:
+    ndcg = f" ndcg {row['ndcg']:.4f}" if "ndcg" in row else ""
+    return int(row["epoch"]) + 1, f"loss {row['loss']:.3f}{ndcg}"
+
+
+def _describe_round(row: Mapping[str, Any]) -> tuple[int, str]:
+    loss = "" if row["loss"] is None else f"loss {row['loss']:.3f} "
+    return int(row["round"]), f"{loss}retrieval ndcg {row['ndcg']:.4f}"

@@ -1,4 +1,4 @@
-"""What one training process does: rec's stage with an Accelerator, and reports to Ray Train."""
+"""What one training process does: a stage of rec with an Accelerator, reporting to Ray Train."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,40 +8,62 @@ import ray.train
 import torch
 from accelerate import Accelerator
 
-from rec.stages.training import TrainSettings, train
-
-RESULT_FILE = "model.txt"
+from rec.stages.finetuning import finetune_encoder
+from rec.stages.training import train
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
     """Train on the workspace's newest artifacts; every rank runs this.
 
     Args:
-        arguments: ``workspace``, ``settings``, ``num_threads``, ``use_gpu``, ``resume`` and
-            ``result``, the file that the main process writes the model's name to.
+        arguments: ``workspace``, ``settings``, ``resume``, and what every worker is given.
+    """
+    accelerator, is_restart = _start(arguments)
+    train(
+        Path(arguments["workspace"]),
+        arguments["settings"],
+        accelerator=accelerator,
+        resume=arguments["resume"] or is_restart,
+        on_epoch=_write_progress(Path(arguments["progress"])),
+    )
+    ray.train.report({"finished": 1})
+
+
+def finetune_worker(arguments: dict[str, Any]) -> None:
+    """Fine-tune the text encoder on the workspace's newest log; every rank runs this.
+
+    Args:
+        arguments: as of :func:`train_worker`.
+    """
+    accelerator, is_restart = _start(arguments)
+    finetune_encoder(
+        Path(arguments["workspace"]),
+        arguments["settings"],
+        accelerator=accelerator,
+        resume=arguments["resume"] or is_restart,
+        on_round=_write_progress(Path(arguments["progress"])),
+    )
+    ray.train.report({"finished": 1})
+
+
+def _start(arguments: Mapping[str, Any]) -> tuple[Accelerator, bool]:
+    """Return the accelerator of this process, and whether it takes the place of a lost one.
+
+    Every worker is given ``num_threads``, ``use_gpu``, ``started`` (a file that says that workers
+    have been here before) and ``progress``, the file that the driver's bar follows.
     """
     torch.set_num_threads(arguments["num_threads"])
-    settings: TrainSettings = arguments["settings"]
     # A process that Ray Train has restarted goes on where the lost one was.
     is_restart = Path(arguments["started"]).exists()
     accelerator = Accelerator(cpu=not arguments["use_gpu"])
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         Path(arguments["started"]).touch()
-    model = train(
-        Path(arguments["workspace"]),
-        settings,
-        accelerator=accelerator,
-        resume=arguments["resume"] or is_restart,
-        on_epoch=_write_progress(Path(arguments["progress"])),
-    )
-    if model is not None:
-        Path(arguments["result"]).write_text(model.name, encoding="utf-8")
-    ray.train.report({"finished": 1})
+    return accelerator, is_restart
 
 
 def _write_progress(path: Path) -> Any:
-    """Return a callback that appends each epoch's metrics to a file the driver follows."""
+    """Return a callback that appends each row of metrics to a file the driver follows."""
     import json  # the closure is shipped to the worker
 
     def append(row: Mapping[str, Any]) -> None:

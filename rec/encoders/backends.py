@@ -71,15 +71,17 @@ def make_backend(name: BackendName, model: nn.Module, *, device: str) -> Backend
         return _openvino(model)
     dtype = torch.bfloat16 if name == "torch-bf16" else torch.float32
     model = model.to(device=device, dtype=dtype).eval()
-    takes_positions = _takes_positions(model)
+    return lambda ids, mask: token_states(model, ids, mask)
 
-    def forward(ids: Tensor, mask: Tensor) -> Tensor:
+
+def token_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return a model's states ``(B, T, D)`` of token ids and mask, int64 ``(B, T)``."""
+    extra = {}
+    if _takes_positions(model):
         # Positions count real tokens only, so that padding may stand on either side.
-        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
-        states: Tensor = model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
-        return states
-
-    return forward
+        extra["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    states: Tensor = model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
+    return states
 
 
 class _States(nn.Module):

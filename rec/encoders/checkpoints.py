@@ -21,7 +21,7 @@ ENCODER_DECODER = frozenset({"t5", "mt5", "umt5"})
 STATIC = frozenset({"model2vec"})
 ALLOWED = ENCODER_ONLY | DECODER_ONLY | ENCODER_DECODER | STATIC
 _CONFIGS = ("config.json", "tokenizer_config.json")
-_IDENTITY_FILES = (
+IDENTITY_FILES = (
     *_CONFIGS,
     "tokenizer.json",
     "tokenizer.model",
@@ -78,7 +78,7 @@ def checkpoint_fingerprint(folder: Path, identity: str) -> str:
     """Return the hash of a model's files and of what else fixes the space; loads nothing."""
     files = [
         *read_checkpoint(folder).weights,
-        *(folder / name for name in _IDENTITY_FILES if (folder / name).is_file()),
+        *(folder / name for name in IDENTITY_FILES if (folder / name).is_file()),
     ]
     digests = [file_sha256(path) for path in files]
     return hashlib.sha256(json.dumps([digests, identity]).encode()).hexdigest()[:16]

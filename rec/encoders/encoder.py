@@ -39,8 +39,8 @@ class EncoderConfig:
     """Say which encoder reads the items, and how."""
 
     model: str = "auto"
-    """``auto`` (by the catalog's languages), ``hashing``, ``universal``, ``package:NAME``, a
-    folder, or a name on the Hugging Face hub."""
+    """``auto`` (the workspace's fine-tuned one, else by the catalog's languages), ``finetuned``,
+    ``hashing``, ``universal``, ``package:NAME``, a folder, or a name on the Hugging Face hub."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """How token states become one embedding; ``auto`` follows the model family."""
     prompt: Literal["auto", "plain", "e5", "causal"] = "auto"

@@ -6,7 +6,7 @@ than the encoder reads, the oldest events are left out: what a user did last say
 Shapes: U users, L events of a user, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -70,7 +70,7 @@ def render_sequence(
 
 def render_newest(
     events: Sequence[tuple[str, str]],
-    encoder: Encoder,
+    count_tokens: Callable[[Sequence[str]], Sequence[int]],
     *,
     max_tokens: int,
     language: Language,
@@ -84,11 +84,45 @@ def render_newest(
     while low < high:  # the longest tail that fits lies in low..high
         middle = (low + high + 1) // 2
         text = render_sequence(events[-middle:], language=language, prompt=prompt)
-        if encoder.count_tokens([text])[0] <= max_tokens:
+        if count_tokens([text])[0] <= max_tokens:
             low = middle
         else:
             high = middle - 1
     return render_sequence(events[-low:], language=language, prompt=prompt)
+
+
+def render_history(
+    sequences: Sequences,
+    own: slice,
+    *,
+    names: Sequence[str],
+    count_tokens: Callable[[Sequence[str]], Sequence[int]],
+    max_tokens: int,
+    language: Language | None = None,
+    prompt: Prompt = PROMPTS["plain"],
+) -> str:
+    """Return the sentence of some neighbouring events of one user, the newest that fit.
+
+    Args:
+        sequences: holds the events.
+        own: which of them.
+        names: text of each token: padding, items, queries.
+        count_tokens: of the encoder that will read it.
+        max_tokens: what that one reads.
+        language: of the sentence; the one of most of the events' texts if absent.
+        prompt: frame of the encoder's family.
+    """
+    events = [
+        (sequences.event_type_names[code], names[token])
+        for code, token in zip(sequences.event_types[own], sequences.tokens[own], strict=True)
+    ]
+    return render_newest(
+        events,
+        count_tokens,
+        max_tokens=max_tokens,
+        language=language or _language([text for _, text in events]),
+        prompt=prompt,
+    )
 
 
 def embed_sequences_as_text(
@@ -114,19 +148,18 @@ def embed_sequences_as_text(
     newest = sequences.newest(spec.max_tokens)
     names = ("", *titles, *newest.queries)
     rows = np.flatnonzero(newest.lengths > 0)
-    texts = []
-    for row in rows:
-        own = slice(int(newest.offsets[row]), int(newest.offsets[row + 1]))
-        events = [
-            (newest.event_type_names[code], names[token])
-            for code, token in zip(newest.event_types[own], newest.tokens[own], strict=True)
-        ]
-        spoken = language or _language([text for _, text in events])
-        texts.append(
-            render_newest(
-                events, encoder, max_tokens=spec.max_tokens, language=spoken, prompt=prompt
-            )
+    texts = [
+        render_history(
+            newest,
+            slice(int(newest.offsets[row]), int(newest.offsets[row + 1])),
+            names=names,
+            count_tokens=encoder.count_tokens,
+            max_tokens=spec.max_tokens,
+            language=language,
+            prompt=prompt,
         )
+        for row in rows
+    ]
     out[rows] = encoder.encode(texts)
     return out
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoModel, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
 from rec.encoders.backends import BackendName, make_backend
 from rec.encoders.checkpoints import ENCODER_DECODER, checkpoint_fingerprint, read_checkpoint
-from rec.encoders.cutting import cut_characters
+from rec.encoders.tokens import TextTokenizer
 
 _CHUNK_BATCHES = 16
 """Batches that are tokenised and sorted by length together, while the chunk before is computed."""
@@ -61,35 +61,32 @@ class TransformerEncoder:
             ConfigError: a ``model_type`` outside the allow-list, code of its own, no safetensors
                 weights, or a backend that is not installed.
         """
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         self._device = device or default_device()
-        model_type = read_checkpoint(folder).model_type
-        auto = AutoModelForTextEncoding if model_type in ENCODER_DECODER else AutoModel
-        model = auto.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        model = load_transformer(folder)
+        self.width = width_of(model)
+        self._tokens = TextTokenizer(
+            folder, prefix=prefix, max_tokens=max_tokens, is_left=padding_side == "left"
         )
-        config: Any = model.config  # its fields depend on the architecture
-        self.width = int(getattr(config, "hidden_size", 0) or config.d_model)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # The mask hides padding, so any token will do.
-        padding = self._tokenizer.pad_token_id
-        self._padding_id = int(self._tokenizer.eos_token_id or 0) if padding is None else padding
         self._forward = make_backend(backend, model, device=self._device)
         self._folder = folder
         self._identity = identity
         self._pooling = pooling
-        self._prefix = prefix
-        self._max_tokens = max_tokens
         self._batch_size = batch_size
-        self._is_left = padding_side == "left"
-        self.num_truncated = 0
-        self.num_tokens = 0
 
     @cached_property
     def fingerprint(self) -> str:
         """Return the hash of weights, tokenizer and everything that shapes the text."""
         return checkpoint_fingerprint(self._folder, self._identity)
+
+    @property
+    def num_truncated(self) -> int:
+        """Return the texts that were cut so far."""
+        return self._tokens.num_truncated
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens read so far."""
+        return self._tokens.num_tokens
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return L2-normalised float32 ``(N, D)`` in the order of the texts.
@@ -102,41 +99,20 @@ class TransformerEncoder:
         chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
         if len(chunks) <= 1:
             for chunk in chunks:
-                self._encode_rows(self._tokenise(chunk), out)
+                self._encode_rows(self._tokens.read(chunk), out)
             return out
         with ThreadPoolExecutor(max_workers=1) as pool_of_one:
-            ahead = pool_of_one.submit(self._tokenise, chunks[0])
+            ahead = pool_of_one.submit(self._tokens.read, chunks[0])
             for number in range(len(chunks)):
                 rows = ahead.result()
                 if number + 1 < len(chunks):
-                    ahead = pool_of_one.submit(self._tokenise, chunks[number + 1])
+                    ahead = pool_of_one.submit(self._tokens.read, chunks[number + 1])
                 self._encode_rows(rows, out[number * size : (number + 1) * size])
         return out
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, uncut, with prefix and special ones."""
-        if not texts:
-            return []
-        found = self._tokenizer([self._prefix + text for text in texts])["input_ids"]
-        return [len(ids) for ids in found]
-
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, cut to the limit; cut texts are counted."""
-        full = [self._prefix + text for text in texts]
-        read = [cut_characters(text, self._max_tokens) for text in full]
-        tokens = self._tokenizer(
-            read, truncation=True, max_length=self._max_tokens, return_overflowing_tokens=True
-        )
-        # Of a cut text only the first piece is read; the others just tell that it was cut.
-        owners = np.asarray(tokens["overflow_to_sample_mapping"])
-        firsts = np.flatnonzero(np.diff(owners, prepend=-1))
-        rows = [tokens["input_ids"][int(first)] for first in firsts]
-        is_cut = np.bincount(owners) > 1
-        is_cut |= np.asarray([len(r) < len(f) for r, f in zip(read, full, strict=True)])
-        self.num_truncated += int(is_cut.sum())
-        self.num_tokens += sum(len(row) for row in rows)
-        # An empty text of a family without special tokens still needs one token to look at.
-        return [row or [self._padding_id] for row in rows]
+        return self._tokens.count_tokens(texts)
 
     @torch.inference_mode()
     def _encode_rows(self, rows: Sequence[list[int]], out: NDArray[np.float32]) -> None:
@@ -144,21 +120,32 @@ class TransformerEncoder:
         order = np.argsort([-len(row) for row in rows], kind="stable")
         for start in range(0, len(order), self._batch_size):
             picks = order[start : start + self._batch_size]
-            ids, mask = self._pad([rows[int(pick)] for pick in picks])
+            ids, mask = self._tokens.pad([rows[int(pick)] for pick in picks])
             states = self._forward(ids.to(self._device), mask.to(self._device))  # (B, T, D)
             pooled = pool(states.float(), mask.to(states.device), pooling=self._pooling)
             out[picks] = nn.functional.normalize(pooled, dim=-1).cpu().numpy()
 
-    def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, int64 ``(B, T)``."""
-        length = max(len(row) for row in rows)
-        ids = np.full((len(rows), length), self._padding_id, dtype=np.int64)
-        mask = np.zeros((len(rows), length), dtype=np.int64)
-        for number, row in enumerate(rows):
-            place = slice(length - len(row), length) if self._is_left else slice(0, len(row))
-            ids[number, place] = row
-            mask[number, place] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+def load_transformer(folder: Path) -> nn.Module:
+    """Return a checkpoint's model in float32: of an encoder-decoder family the encoder half.
+
+    Raises:
+        ConfigError: a ``model_type`` outside the allow-list, code of its own, or no safetensors.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    model_type = read_checkpoint(folder).model_type
+    auto = AutoModelForTextEncoding if model_type in ENCODER_DECODER else AutoModel
+    model: nn.Module = auto.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+    )
+    return model
+
+
+def width_of(model: nn.Module) -> int:
+    """Return D."""
+    config: Any = model.config  # its fields depend on the architecture
+    return int(getattr(config, "hidden_size", 0) or config.d_model)
 
 
 def pool(states: Tensor, mask: Tensor, *, pooling: str) -> Tensor:

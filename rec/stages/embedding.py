@@ -30,6 +30,7 @@ from rec.artifacts import (
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences
 from rec.encoders import (
+    Choice,
     Encoder,
     EncoderConfig,
     EncoderSpec,
@@ -43,6 +44,7 @@ from rec.encoders.probe import Measurement, measure_backends, sample, settle_bac
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
 from rec.spread import Spread, in_process
+from rec.stages.finetuned import FINETUNED, find_finetuned
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 IMAGES_FILE = "images.safetensors"
@@ -108,7 +110,7 @@ def embed(
     sequences = latest_artifact(workspace, "sequences", made_by="prepare")
     items = load_items(catalog.path)
     queries = list(load_sequences(sequences.path).queries)
-    choice = choose_encoder(config, texts=[*items["title"].to_list(), *queries])
+    choice = _choose(workspace, config, texts=[*items["title"].to_list(), *queries])
     texts = [*render_items(items, choice.spec.template), *queries]
     hashes = [text_hash(text) for text in texts]
     wanted = dict(zip(hashes, texts, strict=True))
@@ -188,6 +190,15 @@ def load_images(artifact: Artifact) -> ImageEmbeddings | None:
         return None
     tensors = load_file(path)
     return ImageEmbeddings(embeddings=tensors["embeddings"], is_present=tensors["is_present"])
+
+
+def _choose(workspace: Path, config: EncoderConfig, *, texts: Sequence[str]) -> Choice:
+    """Return the workspace's own encoder where ``auto`` finds one, else what the catalog wants."""
+    if config.model in ("auto", FINETUNED):
+        spec = find_finetuned(workspace, config, is_required=config.model == FINETUNED)
+        if spec is not None:
+            return Choice(spec=spec, reason="fine-tuned on this log by jobs.finetune")
+    return choose_encoder(config, texts=texts)
 
 
 def _blocks(texts: Sequence[str], *, size: int) -> list[list[str]]:

@@ -64,14 +64,16 @@ def test_no_event_is_no_text() -> None:
 @pytest.mark.parametrize("max_tokens", [5, 8, 20])
 def test_long_sequence_keeps_the_newest_events(encoder: Encoder, max_tokens: int) -> None:
     events = [("view", f"thing{number}") for number in range(100)]
-    text = render_newest(events, encoder, max_tokens=max_tokens, language="en")
+    text = render_newest(events, encoder.count_tokens, max_tokens=max_tokens, language="en")
     # Three words of the frame, one of each event.
     kept = max_tokens - 3
     assert text == f"The user viewed {', '.join(f'thing{n}' for n in range(100 - kept, 100))}."
 
 
 def test_one_event_is_rendered_even_if_it_does_not_fit(encoder: Encoder) -> None:
-    text = render_newest([("view", "a b c d e f")], encoder, max_tokens=4, language="en")
+    text = render_newest(
+        [("view", "a b c d e f")], encoder.count_tokens, max_tokens=4, language="en"
+    )
     assert text == "The user viewed a b c d e f."
 
 
