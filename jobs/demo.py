@@ -6,7 +6,9 @@ nextray demo --full
 """
 
 import shutil
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +49,8 @@ class DemoArguments:
     """Take the whole year, 1.47 million purchases."""
     port: int = 8000
     """TCP port of the service on loopback."""
+    stay: bool = False
+    """Go on serving until Ctrl-C, with a link to the page."""
     rounds: int = ROUNDS
     """Rounds of feedback that are timed."""
     verbose: bool = False
@@ -111,6 +115,7 @@ def run_demo(arguments: DemoArguments) -> None:
     out.print(f"release: {release}")
     out.print(f"report:  {report}/report.html")
     out.print(f"next:    make serve   (or: nextray serve demo --workspace {arguments.workspace})")
+    out.print("page:    http://127.0.0.1:8000/ while it serves; or: nextray demo --stay")
     out.print(f"demo: {time.perf_counter() - start:.1f} s, everything it started has stopped")
 
 
@@ -131,6 +136,12 @@ def _show_service(arguments: DemoArguments, events: pl.DataFrame, items: pl.Data
         console().print(f"serving {url} after {time.perf_counter() - begin:.1f} s")
         _show_feedback(client, events, items)
         _time_feedback(client, events, items, rounds=arguments.rounds)
+        if arguments.stay:
+            user_id = _typical_user(events)
+            # The key stays in the fragment, which no browser sends; the page takes it out at once.
+            console().print(f"page: {url}/#key={key}&user={user_id}", soft_wrap=True)
+            console().print("Ctrl-C stops")
+            _wait_for_stop()
 
 
 def _show_feedback(client: httpx.Client, events: pl.DataFrame, items: pl.DataFrame) -> None:
@@ -213,6 +224,13 @@ def _list(client: httpx.Client, user_id: str) -> dict[str, Any]:
     answer.raise_for_status()
     body: dict[str, Any] = answer.json()
     return body
+
+
+def _wait_for_stop() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
 
 
 def _typical_user(events: pl.DataFrame) -> str:

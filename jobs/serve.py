@@ -50,7 +50,7 @@ def _work(arguments: ServeArguments) -> dict[str, Any]:
             host=arguments.host,
             port=arguments.port,
         ) as url:
-            console().print(f"serving {url}  (docs: {url}/docs)  Ctrl-C stops")
+            console().print(f"serving {url}  (page: {url}/  docs: {url}/docs)  Ctrl-C stops")
             stop.wait()
     return {"outputs": {"feedback": str(arguments.workspace / "feedback")}, "skipped": False}
 

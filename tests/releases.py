@@ -25,7 +25,11 @@ KINDS = ("dress", "coat", "lamp", "sofa", "kettle", "连衣裙", "大衣", "台�
 
 
 def make_release(
-    workspace: Path, *, is_pseudonymized: bool = False, names: Mapping[str, str] | None = None
+    workspace: Path,
+    *,
+    is_pseudonymized: bool = False,
+    names: Mapping[str, str] | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> Path:
     """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``.
 
@@ -33,11 +37,14 @@ def make_release(
         workspace: where to.
         is_pseudonymized: whether the service hashes the ids it is given.
         names: other names for some users or items.
+        titles: other titles for some, by the title that they have else.
     """
     names = names or {}
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    items = _items().with_columns(pl.col("item_id").replace(names))
+    items = _items().with_columns(
+        pl.col("item_id").replace(names), pl.col("title").replace(titles or {})
+    )
     item_ids = items["item_id"].to_list()
     types = ["purchase", "search", "view"]
     rows = [

@@ -12,12 +12,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.serve.keys import Scope as KeyScope
 from cluster.serve.keys import allows, scope_of
 from cluster.serve.problems import REQUEST_ID, new_request_id, problem
+from cluster.serve.routes.page import PAGE_PATHS
 
 MAX_BODY_BYTES = 1 << 20
 """1 MiB: a thousand events of usual size are 0.3 MB."""
-OPEN_PATHS = frozenset(
-    {"/livez", "/readyz", "/healthz", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
-)
+OPEN_PATHS = PAGE_PATHS | {
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/docs",
+    "/openapi.json",
+    "/docs/oauth2-redirect",
+}
 _MAX_LENGTH_DIGITS = 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 

@@ -12,9 +12,11 @@ from cluster.serve.routes import (
     catalog,
     feedback,
     health,
+    page,
     recommending,
     releases,
     searching,
+    user_history,
     users,
 )
 from cluster.serve.state import GatewayState
@@ -24,9 +26,12 @@ ROUTERS = (
     searching.router,
     feedback.router,
     catalog.router,
+    # Before the user's own route, whose id may hold slashes.
+    user_history.router,
     users.router,
     releases.router,
     health.router,
+    page.router,
 )
 
 
