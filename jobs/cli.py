@@ -7,6 +7,7 @@ from collections.abc import Sequence
 JOBS = (
     "pipeline",
     "prepare",
+    "enrich",
     "finetune",
     "embed",
     "train",

@@ -10,6 +10,7 @@ from rec.models.sequence_model import ModelConfig
 from rec.models.training import TrainingConfig
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
+from rec.stages.enriching import EnrichmentConfig
 from rec.stages.evaluating import EvaluationConfig
 
 
@@ -20,6 +21,7 @@ class Recipe:
     profile: Literal["laptop", "cpu", "gpu"] = "laptop"
     """Resources of the stages, see cluster/resources.py."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    enrichment: EnrichmentConfig = field(default_factory=EnrichmentConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -14,6 +14,7 @@ from cluster.train.trainer import finetune, train_model
 from jobs.recipes import Recipe
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import embed
+from rec.stages.enriching import RULES, enrich
 from rec.stages.evaluating import evaluate_index
 from rec.stages.finetuning import FinetuneSettings
 from rec.stages.indexing import index
@@ -87,6 +88,32 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
         "backend": spec["encoder"]["backend"],
         "fingerprint": spec["fingerprint"],
         "cost": artifact.manifest["details"]["cost"],
+    }
+
+
+def run_enrich(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
+    """Write generated fields beside the catalog."""
+    data = profile.data
+    is_by_rules = recipe.enrichment.generator == RULES
+    artifact, is_skipped = enrich(
+        workspace,
+        config=recipe.enrichment,
+        spread=RaySpread(
+            num_actors=data.num_encoders,
+            num_cpus=data.encoder_cpus,
+            num_gpus=0 if is_by_rules else data.encoder_gpus,
+            is_stateless=is_by_rules,
+        ),
+        num_threads=max(1, int(data.encoder_cpus)),
+    )
+    counts = dict(artifact.counts)
+    if is_skipped:
+        counts |= {"generated": 0}
+    return {
+        "outputs": {"enrichments": str(artifact.path)},
+        "skipped": is_skipped,
+        "counts": counts,
+        "generator": artifact.manifest["config"],
     }
 
 

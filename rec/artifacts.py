@@ -28,6 +28,7 @@ ROOMS = (
     "events",
     "catalog",
     "sequences",
+    "enrichments",
     "encoders",
     "embeddings",
     "models",

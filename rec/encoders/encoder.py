@@ -21,7 +21,7 @@ from rec.encoders.checkpoints import (
     read_checkpoint,
 )
 from rec.encoders.hashing import HashingEncoder
-from rec.encoders.prompts import DEFAULT_TEMPLATE, PROMPTS
+from rec.encoders.prompts import DEFAULT_TEMPLATE, PROMPTS, TEMPLATE_FIELDS
 from rec.encoders.static import StaticEncoder
 from rec.encoders.transformer import TransformerEncoder
 from rec.encoders.universal import UniversalEncoder, universal_fingerprint
@@ -29,7 +29,6 @@ from rec.errors import ConfigError
 
 HASHING = "hashing"
 UNIVERSAL = "universal"
-_TEMPLATE_FIELDS = frozenset({"title", "category", "tags", "text"})
 
 PromptName = Literal["plain", "e5", "causal"]
 
@@ -46,7 +45,8 @@ class EncoderConfig:
     prompt: Literal["auto", "plain", "e5", "causal"] = "auto"
     """Words around every text; ``auto`` follows the model family. Part of the fingerprint."""
     template: str = DEFAULT_TEMPLATE
-    """Item to text; names title, text, category and tags. Part of the fingerprint."""
+    """Item to text; names title, text, category and tags, or what ``jobs.enrich`` has written:
+    generated_summary, generated_tags. Part of the fingerprint."""
     max_tokens: int = 64
     """Tokens read of one text; longer ones are cut and counted. Raising it costs time."""
     batch_size: int = 32
@@ -68,10 +68,11 @@ class EncoderConfig:
             fields = {field for _, field, _, _ in Formatter().parse(self.template) if field}
         except ValueError as error:
             raise ConfigError(f"--encoder.template {self.template!r}: {error}") from error
-        if not fields or fields - _TEMPLATE_FIELDS:
+        if not fields or fields - set(TEMPLATE_FIELDS):
             raise ConfigError(
-                f"--encoder.template must name some of {{title}}, {{text}}, {{category}} and "
-                f"{{tags}} and nothing else, got {self.template!r}"
+                "--encoder.template must name some of "
+                f"{', '.join(f'{{{field}}}' for field in TEMPLATE_FIELDS)} and nothing else, "
+                f"got {self.template!r}"
             )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import polars as pl
 
 DEFAULT_TEMPLATE = "{title}. {category}. {text}"
-_FIELDS = ("title", "category", "tags", "text")
+GENERATED_FIELDS = ("generated_summary", "generated_tags")
+"""Fields that ``jobs.enrich`` writes; a template may name them."""
+TEMPLATE_FIELDS = ("title", "category", "tags", "text", *GENERATED_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,8 @@ PROMPTS: Mapping[str, Prompt] = {
 def render_items(items: pl.DataFrame, template: str) -> list[str]:
     """Return one text per item of a catalog, in its order.
 
-    Empty fields leave no stray punctuation; lists are joined by commas.
+    Empty fields leave no stray punctuation; lists are joined by commas. A catalog without
+    generated fields has empty ones.
 
     >>> frame = pl.DataFrame({"title": ["Tea"], "category": [["drinks", "hot"]],
     ...                       "tags": [[]], "text": [""]},
@@ -54,16 +57,20 @@ def render_items(items: pl.DataFrame, template: str) -> list[str]:
     >>> render_items(frame, DEFAULT_TEMPLATE)
     ['Tea. drinks, hot.']
     """
-    columns = [
-        frame_column.list.join(", ").to_list()
-        if name in ("category", "tags")
-        else frame_column.to_list()
-        for name, frame_column in ((name, items[name]) for name in _FIELDS)
-    ]
+    columns = [_texts(items, name) for name in TEMPLATE_FIELDS]
     return [
-        _tidy(template.format(**dict(zip(_FIELDS, values, strict=True))))
+        _tidy(template.format(**dict(zip(TEMPLATE_FIELDS, values, strict=True))))
         for values in zip(*columns, strict=True)
     ]
+
+
+def _texts(items: pl.DataFrame, name: str) -> list[str]:
+    if name not in items.columns:
+        return [""] * items.height
+    column = items[name]
+    if isinstance(column.dtype, pl.List):
+        column = column.list.join(", ")
+    return column.fill_null("").to_list()
 
 
 def _tidy(text: str) -> str:

@@ -44,6 +44,7 @@ from rec.encoders.probe import Measurement, measure_backends, sample, settle_bac
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
 from rec.spread import Spread, in_process
+from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import FINETUNED, find_finetuned
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -111,6 +112,9 @@ def embed(
     items = load_items(catalog.path)
     queries = list(load_sequences(sequences.path).queries)
     choice = _choose(workspace, config, texts=[*items["title"].to_list(), *queries])
+    items, enriched = with_generated_fields(
+        workspace, items, catalog=catalog.name, template=choice.spec.template
+    )
     texts = [*render_items(items, choice.spec.template), *queries]
     hashes = [text_hash(text) for text in texts]
     wanted = dict(zip(hashes, texts, strict=True))
@@ -120,7 +124,7 @@ def embed(
         config, choice.spec, list(wanted.values()), memory=room / "backends", probe=probe
     )
     fingerprint = fingerprint_of(spec)
-    parents = {"catalog": catalog.name, "sequences": sequences.name}
+    parents = {"catalog": catalog.name, "sequences": sequences.name, **enriched}
     settings = {"fingerprint": fingerprint, "encoder": asdict(spec)}
     found = find_artifact(workspace, "embeddings", config_hash("embeddings", settings, parents))
     if found is not None:

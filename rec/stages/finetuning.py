@@ -40,6 +40,7 @@ from rec.models.hard_negatives import exposed_not_taken
 from rec.models.pair_batches import PairTexts
 from rec.models.pairs import PairSampler
 from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import ENCODER_FOLDER, FINETUNED, ROOM, find_finetuned, make_current
 
 CHECKPOINTS = "checkpoints"
@@ -111,7 +112,12 @@ def finetune_encoder(
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
     sequences = load_sequences(workspace / "sequences" / base.parents["sequences"])
-    items = load_items(workspace / "catalog" / base.parents["catalog"])
+    items, _ = with_generated_fields(
+        workspace,
+        load_items(workspace / "catalog" / base.parents["catalog"]),
+        catalog=base.parents["catalog"],
+        template=base.spec.template,
+    )
     known = temporal_split(sequences, quantile=settings.test_quantile)
     learn, validation = hold_out_last(
         known.train, max_users=config.validation_users, seed=config.seed
