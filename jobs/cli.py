@@ -16,6 +16,7 @@ JOBS = (
     "promote",
     "rollback",
     "ingest",
+    "loop",
     "recommend",
     "serve",
     "erase",

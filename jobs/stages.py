@@ -198,7 +198,11 @@ def run_ingest(workspace: Path) -> Fields:
     """Drain the event log into batches that the next preparation reads."""
     counts = ingest(workspace)
     folder = str(workspace / "feedback" / "batches")
-    return {"outputs": {"feedback": folder}, "skipped": counts["events"] == 0, "counts": counts}
+    return {
+        "outputs": {"feedback": folder},
+        "skipped": counts["events"] + counts["items"] == 0,
+        "counts": counts,
+    }
 
 
 def run_recommend(

@@ -17,7 +17,7 @@ AttributeValue = bool | int | float | Annotated[str, Field(max_length=1000)] | N
 class _Strict(BaseModel):
     """Refuse fields that nobody reads: a misspelt one must not pass in silence."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True)
 
 
 class InlineEvent(_Strict):

@@ -23,6 +23,7 @@ from rec.data.storage import digest_of
 from rec.data.tombstones import without_erased
 from rec.errors import DataError
 from rec.stages.data_card import describe_items
+from rec.stages.item_overlay import OVERLAY_FILE, read_overlay, withdraw
 
 CATALOG_VERSION = 2
 """Raising it makes catalogs anew that older code made of the same files."""
@@ -53,12 +54,17 @@ def prepare_catalog(
         "pseudonymize_users": config.pseudonymize_users,
         **(erased_setting(tombstones) if user_files else {}),
     }
+    overlay = read_overlay(workspace)
+    if overlay.items:
+        settings["item_changes"] = file_sha256(workspace / OVERLAY_FILE)
     name = config_hash("catalog", settings, {})
     found = find_artifact(workspace, "catalog", name)
     if found is not None:
         point_latest(workspace, "catalog", found.name)
         return found, True
-    catalog = clean_items([(path, chunk) for path in files for chunk in read_chunks(path)])
+    chunks = [(path, chunk) for path in files for chunk in read_chunks(path)]
+    catalog = clean_items([*chunks, *overlay.chunks()])
+    kept = withdraw(catalog, overlay.deleted)
     attributes = _read_users(user_files, config=config, key_path=key_path)
     if attributes is not None:
         attributes = without_erased(attributes, tombstones=tombstones, key_path=key_path)
@@ -66,14 +72,16 @@ def prepare_catalog(
         if attributes is not None:
             attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
             draft.details["users"] = attributes.height
-        draft.details |= describe_items(catalog.items)
-        catalog.items.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
+        draft.details |= describe_items(kept)
+        draft.details["item_changes_through"] = overlay.through
+        kept.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
         if catalog.quarantined.height:
             named = catalog.quarantined.rename({REASON: "reason", RAW: "raw"})
             named.write_parquet(draft.path / "quarantine.parquet")
         draft.counts |= {
             "rows_in": catalog.num_rows_in,
-            "kept": catalog.items.height,
+            "kept": kept.height,
+            "withdrawn": catalog.items.height - kept.height,
             "duplicates": catalog.num_duplicates,
             "quarantined": dict(catalog.quarantined[REASON].value_counts().iter_rows()),
         }

@@ -61,6 +61,7 @@ def index(workspace: Path, *, ranking: RankingConfig) -> tuple[Artifact, bool]:
         draft.details |= {
             "fingerprint": files.fingerprint,
             "ingested_through": log.manifest["details"]["ingested_through"],
+            "item_changes_through": catalog.manifest["details"].get("item_changes_through", 0),
         }
     made = find_artifact(workspace, "indexes", config_hash("indexes", ranking, parents))
     assert made is not None

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from rec.data.events import EVENT_SCHEMA
 from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.stages.item_overlay import write_overlay
 from rec.stages.preparation import FEEDBACK_BATCHES
 
 BATCH_EVENTS = 100_000
@@ -19,10 +20,10 @@ BATCH_EVENTS = 100_000
 
 
 def ingest(workspace: Path) -> dict[str, int]:
-    """Drain the event log into batch files; return how many events and files were written."""
+    """Drain the event log; return how many events and files were written, and items changed."""
     folder = workspace / FEEDBACK_BATCHES
     taken = last_ingested(workspace)
-    counts = {"events": 0, "batches": 0, "ingested_through": taken}
+    counts = {"events": 0, "batches": 0, "items": 0, "ingested_through": taken}
     if not (workspace / LOG_FILE).is_file():
         return counts
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,7 @@ def ingest(workspace: Path) -> dict[str, int]:
             counts["events"] += len(rows)
             counts["batches"] += 1
             taken = counts["ingested_through"] = last
+        counts["items"] = write_overlay(workspace, log)
     finally:
         log.close()
     return counts

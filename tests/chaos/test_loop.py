@@ -1,0 +1,69 @@
+"""The loop on a synthetic shop: weeks of feedback make the next release better on the newest day.
+
+Run by ``make drills``; prints both NDCGs.
+"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from jobs import loop, pipeline
+from rec.data.events import Event
+from rec.data.synthetic import ShopConfig, make_shop, write_shop
+from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.recommender import current_release
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+OLD_SHARE = 0.8
+"""Of the log that the first release knows; the rest arrives as feedback."""
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_feedback_makes_a_better_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = make_shop(ShopConfig(num_users=600, num_items=240, events_per_user=40))
+    events, items, _ = write_shop(shop, tmp_path / "shop")
+    log = pl.read_parquet(events)
+    cut = log["timestamp"].quantile(OLD_SHARE, interpolation="lower")
+    old = tmp_path / "old.parquet"
+    log.filter(pl.col("timestamp") < cut).write_parquet(old)
+    workspace = tmp_path / "workspace"
+    common = [
+        *("smoke", "--events", str(old), "--items", str(items), "--workspace", str(workspace)),
+        *("--training.num-epochs", "10", "--cleaning.no-pseudonymize-users", "--json"),
+    ]
+    pipeline.main(common)
+    first = current_release(workspace).name
+    capsys.readouterr()
+    later = log.filter(pl.col("timestamp") >= cut).sort("timestamp")
+    feedback = EventLog(workspace / LOG_FILE)
+    feedback.append(
+        [
+            Event(
+                user_id=row["user_id"],
+                item_id=row["item_id"],
+                event_type=row["event_type"],
+                query=row["query"],
+                timestamp_ms=row["timestamp"],
+            )
+            for row in log.filter(pl.col("timestamp") >= cut)
+            .sort("timestamp")
+            .iter_rows(named=True)
+        ]
+    )
+    feedback.close()
+    loop.main(common)
+    summary = json.loads(capsys.readouterr().out)
+    comparison = summary["comparison"]
+    print(json.dumps({"decision": summary["decision"], **comparison}, indent=1))  # noqa: T201
+    assert summary["decision"] == "promoted"
+    assert comparison["candidate"]["ndcg@10"] > comparison["release"]["ndcg@10"]
+    assert comparison["low"] > 0
+    assert current_release(workspace).name != first
+    loop.main(common)
+    again = json.loads(capsys.readouterr().out)
+    assert (again["decision"], again["comparison"]["reason"]) == ("kept", "nothing has changed")
