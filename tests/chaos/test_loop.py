@@ -50,9 +50,7 @@ def test_feedback_makes_a_better_release(
                 query=row["query"],
                 timestamp_ms=row["timestamp"],
             )
-            for row in log.filter(pl.col("timestamp") >= cut)
-            .sort("timestamp")
-            .iter_rows(named=True)
+            for row in later.iter_rows(named=True)
         ]
     )
     feedback.close()
