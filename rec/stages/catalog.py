@@ -9,6 +9,7 @@ import polars as pl
 from rec.artifacts import (
     Artifact,
     config_hash,
+    file_sha256,
     find_artifact,
     point_latest,
     write_artifact,
