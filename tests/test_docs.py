@@ -89,7 +89,7 @@ def test_jobs_accept_the_recipe_and_flags_of_each_command(name: str) -> None:
 @pytest.mark.parametrize("name", READMES)
 def test_flags_in_prose_belong_to_some_job(name: str) -> None:
     known = flags_of("pipeline") | flags_of("recommend") | flags_of("serve")
-    known |= flags_of("keys") | flags_of("demo")
+    known |= flags_of("keys") | flags_of("demo") | flags_of("loop")
     spans = re.findall(r"`(--[a-z][\w.-]*)[^`\n]*`", FENCE.sub("", read(name)))
     assert set(spans) <= known
 
