@@ -32,13 +32,16 @@ class TrainResources:
     """Say how many training workers run, and on what."""
 
     num_workers: int
-    """Processes of data-parallel training."""
+    """Processes of data-parallel training; with ``min_workers`` the most there can be."""
     worker_cpus: float
     """Cores of one worker, and torch threads in it."""
     worker_gpus: float
     """GPUs of one worker."""
     max_failures: int = 2
     """Worker losses that Ray Train repairs by itself from the newest checkpoint."""
+    min_workers: int | None = None
+    """Fewest processes: training begins with those that find room, goes on with those that are
+    left, and takes new ones in. All of ``num_workers`` if absent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +110,7 @@ CPU = Profile(
     data=DataResources(
         num_partitions=64, num_encoders=8, encoder_cpus=2, encoder_gpus=0, num_recommenders=8
     ),
-    train=TrainResources(num_workers=4, worker_cpus=4, worker_gpus=0),
+    train=TrainResources(num_workers=4, worker_cpus=4, worker_gpus=0, min_workers=1),
     serve=ServeResources(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=2, min_replicas=1, max_replicas=16, ongoing=32),
@@ -120,7 +123,7 @@ GPU = Profile(
     data=DataResources(
         num_partitions=64, num_encoders=4, encoder_cpus=2, encoder_gpus=1, num_recommenders=4
     ),
-    train=TrainResources(num_workers=4, worker_cpus=4, worker_gpus=1),
+    train=TrainResources(num_workers=4, worker_cpus=4, worker_gpus=1, min_workers=1),
     serve=ServeResources(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=1, num_gpus=0.5, min_replicas=1, max_replicas=8, ongoing=128),

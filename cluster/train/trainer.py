@@ -31,7 +31,7 @@ def train_model(
 
     Raises:
         ArtifactError: nothing was prepared or embedded.
-        ConfigError: more cores are asked for than the cluster has.
+        ConfigError: more cores or GPUs are asked for than the cluster has.
         DataError: training cannot go on; the last good checkpoint stays.
     """
     found = find_model(workspace, settings)
@@ -113,7 +113,7 @@ def run_workers(
         ConfigError: more cores are asked for than the cluster has.
         RecError: what a worker raised.
     """
-    _check_cores(resources)
+    _check_room(resources)
     import ray.train.torch  # 3 s that a skipped stage need not pay
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
@@ -134,7 +134,7 @@ def run_workers(
                 "progress": str(progress),
             },
             scaling_config=ScalingConfig(
-                num_workers=resources.num_workers,
+                num_workers=_num_workers(resources),
                 use_gpu=resources.worker_gpus > 0,
                 resources_per_worker={
                     "CPU": resources.worker_cpus,
@@ -166,16 +166,30 @@ def _root_cause(error: BaseException) -> RecError:
     return DataError(f"training failed: {detail[-300:]}; --resume goes on from the last checkpoint")
 
 
-def _check_cores(resources: TrainResources) -> None:
+def _check_room(resources: TrainResources) -> None:
     import ray
 
-    wanted = resources.num_workers * resources.worker_cpus
-    present = ray.cluster_resources().get("CPU", 0)
-    if wanted > present:
-        raise ConfigError(
-            f"training asks for {resources.num_workers} workers x {resources.worker_cpus:g} cores, "
-            f"the cluster has {present:g}: choose a smaller --profile or add nodes"
-        )
+    least = resources.min_workers or resources.num_workers
+    has = ray.cluster_resources()
+    for kind, name, each in (
+        ("CPU", "cores", resources.worker_cpus),
+        ("GPU", "GPUs", resources.worker_gpus),
+    ):
+        if least * each > has.get(kind, 0):
+            raise ConfigError(
+                f"training asks for {least} workers x {each:g} {name}, the cluster has "
+                f"{has.get(kind, 0):g}: choose a smaller --profile or add nodes"
+            )
+
+
+def _num_workers(resources: TrainResources) -> Any:
+    """Return how many workers Ray Train may start; a range, which Ray's types forget, is elastic.
+
+    A batch is shared by those that are there, so that its gradient stays the same.
+    """
+    if resources.min_workers is None or resources.min_workers == resources.num_workers:
+        return resources.num_workers
+    return resources.min_workers, resources.num_workers
 
 
 @contextmanager
@@ -212,7 +226,8 @@ def _showing(path: Path, bar: Bar) -> Iterator[None]:
 
 def _describe_epoch(row: Mapping[str, Any]) -> tuple[int, str]:
     ndcg = f" ndcg {row['ndcg']:.4f}" if "ndcg" in row else ""
-    return int(row["epoch"]) + 1, f"loss {row['loss']:.3f}{ndcg}"
+    rate = f" {row['targets_per_s']:,.0f} targets/s"
+    return int(row["epoch"]) + 1, f"loss {row['loss']:.3f}{ndcg}{rate}"
 
 
 def _describe_round(row: Mapping[str, Any]) -> tuple[int, str]:

@@ -35,6 +35,7 @@ from rec.data.splits import hold_out_last, temporal_split
 from rec.errors import ArtifactError
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.inference import embed_histories, embed_items
+from rec.models.metric_log import log_metrics
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import FitResult, TrainingConfig, fit
@@ -47,6 +48,8 @@ EVALUATED = "evaluated.safetensors"
 SERVED = "served.safetensors"
 METRICS_FILE = "training.json"
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+"""``models/logs/NAME``: metrics of the epochs by the model's name, see rec.models.metric_log."""
 VALIDATION_K = 10
 
 
@@ -166,7 +169,7 @@ def train(
         validate=validate if validation.num_users else None,
         checkpoints=folder / "fit",
         resume=resume,
-        on_epoch=on_epoch,
+        on_epoch=log_metrics(workspace / "models" / LOGS / folder.name, then=on_epoch),
     )
     ranker = None
     if since_ms is not None and accelerator.is_main_process:

@@ -16,6 +16,7 @@ import pytest
 
 from cluster.resources import TrainResources
 from cluster.train.trainer import train_model
+from rec.artifacts import read_artifact
 from rec.stages.training import EVALUATED, METRICS_FILE, SERVED, TrainSettings
 from tests.epochs import EpochWatch
 from tests.processes import descendants, end_session, kill, session_pids, title, wait_until
@@ -68,6 +69,38 @@ def test_a_killed_worker_changes_nothing(
     assert killed
     assert watch.epochs == untouched.epochs
     assert_same_model(model.path, expected.path)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_training_begins_with_the_workers_that_find_room(
+    trained_workspace: Path, train_settings: TrainSettings, tmp_path: Path
+) -> None:
+    """Two cores, four workers wanted: two share each batch, and one is killed and replaced."""
+    two = TrainResources(num_workers=2, worker_cpus=1, worker_gpus=0)
+    calm = linked(trained_workspace, tmp_path / "calm")
+    expected, _ = train_model(calm, train_settings, resources=two, resume=False)
+    started: list[int] = []
+    killed: list[int] = []
+
+    def strike(epoch: int) -> None:
+        workers = [p for p in descendants(os.getpid()) if "RayTrainWorker" in title(p)]
+        started.append(len(workers))
+        if epoch == KILLED_AFTER:
+            killed.append(workers[-1])
+            kill(workers[-1])
+
+    struck = linked(trained_workspace, tmp_path / "struck")
+    elastic = TrainResources(num_workers=4, worker_cpus=1, worker_gpus=0, min_workers=1)
+    with EpochWatch(struck, on_epoch=strike) as watch:
+        model, _ = train_model(struck, train_settings, resources=elastic, resume=False)
+    print(f"\n1 to 4 workers on 2 cores: {started}, killed after {KILLED_AFTER}: {watch.epochs}")  # noqa: T201
+    assert killed
+    assert started[0] == 2
+    assert watch.epochs == list(range(train_settings.training.num_epochs))
+    ours, theirs = (
+        read_artifact(found.path).counts["validation_ndcg@10"] for found in (model, expected)
+    )
+    assert ours == pytest.approx(theirs, rel=0.01)
 
 
 @pytest.fixture

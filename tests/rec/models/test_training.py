@@ -13,10 +13,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tensorboardX.proto.event_pb2 import Event
 from torch import Tensor
 
 from rec.errors import ConfigError, DataError
 from rec.models.checkpoints import load_newest
+from rec.models.metric_log import LINES_FILE, log_metrics
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import TrainingConfig, fit
 from tests.heads import free_ports
@@ -254,3 +256,29 @@ def test_settings_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
     flag = next(iter(values)).replace("_", "-")
     with pytest.raises(ConfigError, match=rf"--training\.{flag} must be"):
         TrainingConfig(**values)
+
+
+def test_metrics_are_left_as_lines_and_for_tensorboard(tmp_path: Path) -> None:
+    seen: list[Mapping[str, Any]] = []
+    scores = iter([0.25, 0.5])
+    config = replace(ONE_STEP, num_epochs=2)
+    log = log_metrics(tmp_path / "logs", then=seen.append)
+    trained(config, validate=lambda _: next(scores), on_epoch=log)
+    lines = (tmp_path / "logs" / LINES_FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == seen
+    assert [row["ndcg"] for row in seen] == [0.25, 0.5]
+    curve = {}
+    for path in (tmp_path / "logs").glob("events.out.tfevents.*"):
+        for event in tensorboard_events(path.read_bytes()):
+            for value in event.summary.value:
+                if value.tag == "ndcg":
+                    curve[event.step] = value.simple_value
+    assert curve == {0: 0.25, 1: 0.5}
+
+
+def tensorboard_events(content: bytes) -> Iterator[Event]:
+    """Read the records: a length of 8 bytes, its checksum, the event, its checksum."""
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
