@@ -10,6 +10,7 @@ JOBS = (
     "enrich",
     "finetune",
     "embed",
+    "tune",
     "train",
     "index",
     "evaluate",

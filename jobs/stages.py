@@ -11,6 +11,7 @@ from cluster.data.spread import RaySpread
 from cluster.data.threads import ThreadSpread
 from cluster.resources import Profile
 from cluster.train.trainer import finetune, train_model
+from cluster.tune.search import TuneConfig, search
 from jobs.recipes import Recipe
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import embed
@@ -144,14 +145,7 @@ def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool
     """Train the towers and the ranker on Ray Train."""
     artifact, is_skipped = train_model(
         workspace,
-        TrainSettings(
-            model=recipe.model,
-            training=recipe.training,
-            ranker=recipe.ranker,
-            test_quantile=recipe.evaluation.test_quantile,
-            exclude_seen=recipe.ranking.exclude_seen,
-            num_candidates=recipe.ranking.num_candidates,
-        ),
+        _train_settings(recipe),
         resources=profile.train,
         resume=resume,
     )
@@ -160,6 +154,21 @@ def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool
         "skipped": is_skipped,
         "counts": dict(artifact.counts),
         "ranker": artifact.manifest["details"]["ranker"],
+    }
+
+
+def run_tune(recipe: Recipe, profile: Profile, workspace: Path, *, config: TuneConfig) -> Fields:
+    """Search configurations of the sequence model on Ray Tune."""
+    path, found, is_skipped = search(
+        workspace, _train_settings(recipe), config, resources=profile.train
+    )
+    return {
+        "outputs": {"tuning": str(path)},
+        "skipped": is_skipped,
+        "best": found["best"],
+        "flags": found["flags"],
+        "validation_ndcg@10": found["ndcg"],
+        "trials": found["trials"],
     }
 
 
@@ -225,3 +234,14 @@ def run_recommend(
         num_threads=1,
     )
     return {"outputs": {"lists": str(output)}, "skipped": False, "counts": counts}
+
+
+def _train_settings(recipe: Recipe) -> TrainSettings:
+    return TrainSettings(
+        model=recipe.model,
+        training=recipe.training,
+        ranker=recipe.ranker,
+        test_quantile=recipe.evaluation.test_quantile,
+        exclude_seen=recipe.ranking.exclude_seen,
+        num_candidates=recipe.ranking.num_candidates,
+    )

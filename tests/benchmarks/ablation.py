@@ -1,11 +1,12 @@
 """What each choice of the sequence model is worth, alone: NDCG by cosine, cold items, order gate.
 
-    python -m tests.benchmarks.ablation --log shop --log films=FOLDER --only attention gru
+    python -m tests.benchmarks.ablation --log shop --log films=FOLDER:last --only attention gru
 
 ``shop`` is the synthetic one; ``NAME=FOLDER`` holds ``interactions.parquet`` and
-``items.parquet``. Temporal split at 0.9, full catalog, seen items left out, seeds averaged; no
-ranker stands between. ``cold`` is the NDCG of users' targets without any training event; the
-gate gives the share of NDCG that is left when histories are shuffled, reversed or cut to one event.
+``items.parquet``. Temporal split at 0.9, or with ``:last`` each user's last event (for logs whose
+users come once); full catalog, seen items left out, seeds averaged; no ranker stands between.
+``cold`` is the NDCG of users' targets without any training event; the gate gives the share of NDCG
+that is left when histories are shuffled, reversed or cut to one event.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from rec.artifacts import read_artifact
 from rec.data.cleaning import CleaningConfig
 from rec.data.sequences import Sequences, load_sequences
-from rec.data.splits import hold_out_last, temporal_split
+from rec.data.splits import EvaluationSet, hold_out_last, temporal_split
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
 from rec.encoders import EncoderConfig
 from rec.evaluation.evaluate import order_gate
@@ -70,7 +71,7 @@ class Lists:
 
 def make_workspace(log: str, folder: Path) -> Path:
     """Return a workspace with a log prepared and embedded."""
-    name, _, source = log.partition("=")
+    name, _, source = log.partition(":")[0].partition("=")
     workspace = folder / name
     if not (workspace / "embeddings" / "latest").exists():
         if source:
@@ -86,13 +87,22 @@ def make_workspace(log: str, folder: Path) -> Path:
     return workspace
 
 
-def run(workspace: Path, model: ModelConfig, training: TrainingConfig) -> dict[str, float]:
+def split_log(sequences: Sequences, log: str) -> tuple[Sequences, EvaluationSet]:
+    if log.endswith(":last"):
+        return hold_out_last(sequences, max_users=sequences.num_users, seed=0)
+    split = temporal_split(sequences, quantile=0.9)
+    return split.train, split.test
+
+
+def run(
+    workspace: Path, log: str, model: ModelConfig, training: TrainingConfig
+) -> dict[str, float]:
     """Return the figures of one configuration, trained once."""
     inputs = find_inputs(workspace)
     sequences = load_sequences(inputs.sequences.path)
     queries = load_embeddings(read_artifact(inputs.embeddings.path))[1]
-    split = temporal_split(sequences, quantile=0.9)
-    learn, validation = hold_out_last(split.train, max_users=2000, seed=training.seed)
+    train, asked = split_log(sequences, log)
+    learn, validation = hold_out_last(train, max_users=2000, seed=training.seed)
     validation = validation.without_seen()
     towers = build_model(inputs.embeddings, sequences, model, seed=training.seed)
 
@@ -105,12 +115,12 @@ def run(workspace: Path, model: ModelConfig, training: TrainingConfig) -> dict[s
         towers, learn, config=training, accelerator=Accelerator(cpu=True), validate=validate
     )
     seconds = time.process_time() - start
-    ours, test = Lists(towers, queries), split.test.without_seen()
+    ours, test = Lists(towers, queries), asked.without_seen()
     lists = ours.top_k(test.histories, k=K, exclude_seen=True)
     scores = ndcg_at_k(lists, test.target_offsets, test.targets)
-    counts = np.bincount(split.train.tokens, minlength=sequences.num_items + 1)
+    counts = np.bincount(train.tokens, minlength=sequences.num_items + 1)
     is_cold = counts[test.targets[test.target_offsets[:-1]]] == 0
-    gate = order_gate(ours, split.test, k=K, exclude_seen=True, seed=training.seed)
+    gate = order_gate(ours, asked, k=K, exclude_seen=True, seed=training.seed)
     return {
         "ndcg": float(scores.mean()),
         "warm": float(scores[~is_cold].mean()),
@@ -118,7 +128,7 @@ def run(workspace: Path, model: ModelConfig, training: TrainingConfig) -> dict[s
         "cold_users": int(is_cold.sum()),
         "epochs": len(result.metrics),
         "cpu_s": round(seconds, 1),
-        **{f"gate_{name}": value / gate["ordered"] for name, value in gate.items()},
+        **{f"gate_{name}": value / max(gate["ordered"], 1e-9) for name, value in gate.items()},
     }
 
 
@@ -145,6 +155,7 @@ def main() -> None:
                 rows = [
                     run(
                         workspace,
+                        log,
                         replace(ModelConfig(), **model),
                         replace(TrainingConfig(num_epochs=arguments.epochs, seed=seed), **training),
                     )
@@ -152,7 +163,7 @@ def main() -> None:
                 ]
                 means = {key: round(float(np.mean([r[key] for r in rows])), 4) for key in rows[0]}
                 spread = round(float(np.ptp([r["ndcg"] for r in rows])), 4)
-                row = {"log": log.partition("=")[0], "variant": name, **means, "spread": spread}
+                row = {"log": workspace.name, "variant": name, **means, "spread": spread}
                 figures["rows"].append(row)
                 print(json.dumps(row), flush=True)  # noqa: T201
                 path = arguments.figures / "ablation.json"

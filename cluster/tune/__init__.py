@@ -1,0 +1,1 @@
+"""Ray Tune around the training loop of rec.models.training."""

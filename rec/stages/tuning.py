@@ -1,0 +1,94 @@
+"""Tuning as a stage: what one configuration reaches on the validation users, epoch by epoch.
+
+Only events before the ranker's window and the test are read: what a search chooses has seen neither
+the labels of the ranker nor the test.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rec.data.sequences import load_sequences
+from rec.data.splits import hold_out_last, temporal_split
+from rec.errors import DataError
+from rec.evaluation.ranking_metrics import ndcg_at_k
+from rec.models.scoring import top_k_in_blocks
+from rec.models.sequence_model import SequenceModel
+from rec.models.training import fit
+from rec.stages.embedding import load_embeddings
+from rec.stages.training import (
+    VALIDATION_K,
+    TrainSettings,
+    build_model,
+    cosine_scorer,
+    find_inputs,
+)
+
+Choice = Mapping[str, Any]
+"""Values of fields by their flag's name, ``training.learning-rate`` -> 0.002."""
+
+
+def with_choice(settings: TrainSettings, choice: Choice) -> TrainSettings:
+    """Return the settings with the fields that a choice names.
+
+    Raises:
+        ConfigError: the values do not go together.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for flag, value in choice.items():
+        part, _, name = flag.partition(".")
+        parts.setdefault(part, {})[name.replace("-", "_")] = value
+    changed = {part: replace(getattr(settings, part), **values) for part, values in parts.items()}
+    return replace(settings, **changed) if changed else settings
+
+
+def try_settings(
+    workspace: Path,
+    settings: TrainSettings,
+    *,
+    accelerator: Accelerator,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> float:
+    """Return the best validation NDCG@10 of a configuration; nothing is written.
+
+    Args:
+        workspace: root of the artifacts.
+        settings: what to train.
+        accelerator: where.
+        on_epoch: called after each epoch; may end the attempt by an exception.
+
+    Raises:
+        ArtifactError: nothing was prepared or embedded.
+        DataError: no user can be held out, or training cannot go on.
+    """
+    inputs = find_inputs(workspace)
+    sequences = load_sequences(inputs.sequences.path)
+    known = temporal_split(sequences, quantile=settings.test_quantile).train
+    if settings.ranker.enabled:
+        window = temporal_split(known, quantile=1 - settings.ranker.window_share)
+        known = window.train if (window.train.lengths >= 2).any() else known
+    config = settings.training
+    learn, validation = hold_out_last(known, max_users=config.validation_users, seed=config.seed)
+    if settings.exclude_seen:
+        validation = validation.without_seen()
+    if validation.num_users == 0:
+        raise DataError("expected users with three training events to validate on, found none")
+    model = build_model(inputs.embeddings, sequences, settings.model, seed=config.seed)
+    queries = load_embeddings(inputs.embeddings)[1]
+
+    def validate(candidate: SequenceModel) -> float:
+        lists = top_k_in_blocks(
+            cosine_scorer(candidate, queries=queries),
+            validation.histories,
+            k=VALIDATION_K,
+            exclude_seen=settings.exclude_seen,
+        )
+        return float(ndcg_at_k(lists, validation.target_offsets, validation.targets).mean())
+
+    result = fit(
+        model, learn, config=config, accelerator=accelerator, validate=validate, on_epoch=on_epoch
+    )
+    return float(result.metrics[result.best_epoch]["ndcg"])
