@@ -4,11 +4,16 @@ The only file that speaks of ``num_cpus``, ``num_gpus`` and replicas. A recipe n
 stage asks its profile and never counts cores itself.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 ProfileName = Literal["laptop", "cpu", "gpu"]
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +68,8 @@ class Profile:
     serve: ServeResources
     object_store_bytes: int = field(default=512 * 1024 * 1024)
     """Shared memory for Ray's object store on a cluster that we start ourselves."""
+    object_store_share: float = field(default=0.3)
+    """Share of the memory, and of /dev/shm, above which the object store never is."""
 
 
 def _deployment(
@@ -130,5 +137,18 @@ GPU = Profile(
         ranker=_deployment(num_cpus=1, num_gpus=0.25, min_replicas=2, max_replicas=16, ongoing=128),
     ),
 )
+
+
+def object_store_bytes(profile: Profile) -> int:
+    """Return the object store of a node that ``nextray up`` starts.
+
+    A laptop's is small; a machine that is there for the cluster gives the whole share. Above
+    /dev/shm Ray falls back to a disk, and above the memory the system kills.
+    """
+    memory = psutil.virtual_memory().total
+    shared = shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.is_dir() else memory
+    share = int(profile.object_store_share * min(memory, shared))
+    return min(share, profile.object_store_bytes) if profile.name == "laptop" else share
+
 
 PROFILES: Mapping[str, Profile] = {"laptop": LAPTOP, "cpu": CPU, "gpu": GPU}

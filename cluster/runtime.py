@@ -36,6 +36,10 @@ SERVE_SWITCHES = {
 }
 LOOPBACK = "127.0.0.2"
 """Loopback too, but not the name that Ray turns into the machine's public address."""
+SELF = "127.0.0.1"
+"""Where ``nextray up`` listens: the one address at which Ray binds nothing else."""
+STAY_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Keeps Ray from turning that address into the machine's public one, on any system."""
 HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 """HAProxy's side ports, fixed by default: two services on one machine would collide."""
 PRIVATE_PORTS = range(20_000, 30_000)
@@ -116,6 +120,8 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
     environment["RAY_AUTH_MODE"] = "token"
     ensure_token(environment)
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if environment.get("RAY_ADDRESS", "").startswith(f"{SELF}:"):
+        environment.update(STAY_LOCAL)
     environment.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Waiting threads that spin starve the others where cores are few.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

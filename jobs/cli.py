@@ -24,12 +24,19 @@ JOBS = (
     "export-user",
     "keys",
     "demo",
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "submit",
 )
-WITHOUT_RECIPE = ("keys", "demo")
+WITHOUT_RECIPE = ("keys", "demo", "up", "down", "status", "doctor", "submit")
 """Commands that read no recipe."""
 _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray keys ACTION [options]
        nextray demo [options]
+       nextray up | down | status | doctor [options]
+       nextray submit [options] JOB RECIPE [options of the job]
 
 jobs: {", ".join(JOBS)}
 recipes: smoke, laptop, gpu, demo

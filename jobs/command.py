@@ -97,6 +97,30 @@ def run_job(
         sys.exit(130)
 
 
+C = TypeVar("C")
+
+
+def run_command(
+    arguments_type: type[C],
+    work: Callable[[C], None],
+    argv: Sequence[str] | None,
+    *,
+    name: str,
+    description: str,
+) -> None:
+    """Run a command that reads no recipe: parse, work, one line and exit code 2 on a mistake."""
+    prog = f"nextray {name}"
+    try:
+        with in_one_line(prog, argv):
+            arguments = tyro.cli(arguments_type, args=argv, prog=prog, description=description)
+        work(arguments)
+    except RecError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        console().print("stopped")
+        sys.exit(130)
+
+
 def check_workspace(workspace: Path) -> None:
     """Refuse a URI, which would become a local folder of that name.
 
