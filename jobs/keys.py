@@ -1,8 +1,10 @@
-"""Make, list and revoke the API keys of a workspace: a running service obeys at once.
+"""Make, list, rotate and revoke the API keys of a workspace: a running service obeys at once.
 
-nextray keys add shop-web --scope read --workspace ./workspace
+nextray keys add shop-web --scope read --per-minute 6000 --workspace ./workspace
 
 nextray keys list --workspace ./workspace
+
+nextray keys rotate shop-web --grace-s 3600 --workspace ./workspace
 
 nextray keys revoke shop-web --workspace ./workspace
 """
@@ -17,7 +19,7 @@ from typing import Literal
 import tyro
 
 from cluster.progress import console
-from cluster.serve.keys import Scope, add_key, list_keys, revoke_key
+from cluster.serve.keys import Scope, add_key, list_keys, revoke_key, rotate_key
 from jobs.command import check_workspace, stop
 from jobs.refusals import in_one_line
 from rec.errors import ConfigError, RecError
@@ -27,12 +29,16 @@ from rec.errors import ConfigError, RecError
 class KeysArguments:
     """Say what to do with which key."""
 
-    action: tyro.conf.Positional[Literal["add", "list", "revoke"]]
+    action: tyro.conf.Positional[Literal["add", "list", "rotate", "revoke"]]
     """What to do."""
     name: tyro.conf.Positional[str] = ""
     """Name of the key; not for list."""
     scope: Scope = "read"
     """What a new key may do: read lists, also write events, or everything."""
+    per_minute: int | None = None
+    """Requests a minute of a new key, counted by each gateway replica; no limit if absent."""
+    grace_s: float = 0.0
+    """Seconds that the old key works on after rotate; raise it above the time a roll-out takes."""
     workspace: Path = Path("workspace")
     """Root of all artifacts."""
     json: bool = False
@@ -59,10 +65,14 @@ def _work(arguments: KeysArguments) -> None:
     """Do it; what is asked for goes to stdout, the rest is for a reader."""
     workspace, name = arguments.workspace, arguments.name
     if arguments.action == "add":
-        key = add_key(workspace, name=name, scope=arguments.scope)
+        key = add_key(workspace, name=name, scope=arguments.scope, per_minute=arguments.per_minute)
         console().print(f"key {name!r} may {arguments.scope}; it is shown once:")
         row = {"name": name, "scope": arguments.scope, "key": key}
         print(json.dumps(row) if arguments.json else key)  # noqa: T201
+    elif arguments.action == "rotate":
+        key = rotate_key(workspace, name=name, grace_s=arguments.grace_s)
+        console().print(f"the old key {name!r} ends in {arguments.grace_s:g} s; the new one, once:")
+        print(json.dumps({"name": name, "key": key}) if arguments.json else key)  # noqa: T201
     elif arguments.action == "list":
         rows = [dataclasses.asdict(entry) for entry in list_keys(workspace)]
         if arguments.json:

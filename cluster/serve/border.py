@@ -1,17 +1,19 @@
-"""The border: every request is authorised, bounded in size and given an id before it is parsed.
+"""The border: every request is authorised, counted, bounded and named before it is parsed.
 
 A pure ASGI middleware, so that a stranger's body is never read and a long one never held.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.serve.keys import KeyEntry, allows, holder_of
 from cluster.serve.keys import Scope as KeyScope
-from cluster.serve.keys import allows, scope_of
 from cluster.serve.problems import REQUEST_ID, new_request_id, problem
+from cluster.serve.quotas import Quotas
 from cluster.serve.routes.page import PAGE_PATHS
 
 MAX_BODY_BYTES = 1 << 20
@@ -28,15 +30,22 @@ _MAX_LENGTH_DIGITS = 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+class _Refusal(NamedTuple):
+    status: int
+    detail: str
+    headers: dict[str, str] | None = None
+
+
 class Border:
     """Wrap an ASGI application."""
 
     def __init__(
-        self, app: ASGIApp, *, keys: Callable[[], Mapping[str, KeyScope]], max_bytes: int
+        self, app: ASGIApp, *, keys: Callable[[], Mapping[str, KeyEntry]], max_bytes: int
     ) -> None:
         self._app = app
         self._keys = keys
         self._max_bytes = max_bytes
+        self._quotas = Quotas()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one connection."""
@@ -51,11 +60,11 @@ class Border:
         refusal = self._refusal(scope, headers)
         body = b"" if refusal else await self._read(receive)
         if body is None:
-            refusal = 413, self._too_large()
+            refusal = _Refusal(413, self._too_large())
         if refusal is not None:
-            status, detail = refusal
-            extra = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-            response = problem(status, detail, request_id=request_id, headers=extra)
+            response = problem(
+                refusal.status, refusal.detail, request_id=request_id, headers=refusal.headers
+            )
             await response(scope, receive, send if given is None else _without_id(send))
             return
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -80,22 +89,36 @@ class Border:
             has_more = message.get("more_body", False)
         return bytes(body) if len(body) <= self._max_bytes else None
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> "_Refusal | None":
         path = scope["path"]
         if path not in OPEN_PATHS:
             key = _key(headers)
-            held = None if key is None else scope_of(key, self._keys())
+            held = None if key is None else holder_of(key, self._keys())
             if held is None:
-                return 401, "expected Authorization: Bearer KEY (or X-API-Key) with a valid key"
+                return _Refusal(
+                    401,
+                    "expected Authorization: Bearer KEY (or X-API-Key) with a valid key",
+                    {"WWW-Authenticate": "Bearer"},
+                )
             wanted = _wanted(scope["method"], path)
-            if not allows(held, wanted):
-                return 403, f"this key may {held}, the request needs {wanted}"
+            if not allows(held.scope, wanted):
+                return _Refusal(403, f"this key may {held.scope}, the request needs {wanted}")
+            wait_s = self._quotas.wait_s(held.name, held.per_minute)
+            if wait_s is not None:
+                return _Refusal(
+                    429,
+                    f"this key may ask {held.per_minute} times a minute",
+                    {"Retry-After": str(wait_s)},
+                )
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            # Nothing here unpacks: a small body stays small.
+            return _Refusal(415, "expected a body without Content-Encoding")
         length = headers.get("content-length", "")
         # Python refuses to read numbers of thousands of digits.
         if len(length) > _MAX_LENGTH_DIGITS or (
             length.isdecimal() and int(length) > self._max_bytes
         ):
-            return 413, self._too_large()
+            return _Refusal(413, self._too_large())
         return None
 
     def _too_large(self) -> str:

@@ -52,7 +52,7 @@ class Gateway:
             responses=responses(),
         )
         api.state.gateway = self.state
-        api.add_middleware(Border, keys=self.state.keys.scopes, max_bytes=MAX_BODY_BYTES)
+        api.add_middleware(Border, keys=self.state.keys.entries, max_bytes=MAX_BODY_BYTES)
         add_problem_handlers(api)
         for router in ROUTERS:
             api.include_router(router)

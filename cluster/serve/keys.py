@@ -1,4 +1,4 @@
-"""API keys: who may do what. Only hashes are kept; a key is shown once, to who made it.
+"""API keys: who may do what, how often. Only hashes are kept; a key is shown once, to its maker.
 
 ``WORKSPACE/keys.json`` (mode 0600) holds the sha256 of every key with its name and scope, and
 ``WORKSPACE/admin.key`` (mode 0600) the admin key in clear, for its owner. Each scope includes the
@@ -9,11 +9,13 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,10 @@ class KeyEntry:
 
     name: str
     scope: Scope
+    per_minute: int | None = None
+    """Requests a minute, counted by each gateway replica; ``None`` = no limit."""
+    expires_at_ms: int | None = None
+    """When a key that was rotated stops to work; ``None`` = never."""
 
 
 class KeyRing:
@@ -44,10 +50,10 @@ class KeyRing:
     def __init__(self, workspace: Path) -> None:
         self._path = workspace / KEYS_FILE
         self._stamp: tuple[int, int] | None = None
-        self._scopes: Mapping[str, Scope] = {}
+        self._entries: Mapping[str, KeyEntry] = {}
 
-    def scopes(self) -> Mapping[str, Scope]:
-        """Return ``sha256 -> scope`` of all keys as they are now; none where the file is gone."""
+    def entries(self) -> Mapping[str, KeyEntry]:
+        """Return ``sha256 -> entry`` of all keys as they are now; none where the file is gone."""
         try:
             status = self._path.stat()
         except FileNotFoundError:
@@ -55,9 +61,9 @@ class KeyRing:
         # The file is replaced, never written in place: another number, even in the same tick.
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp != self._stamp:
-            self._scopes = {digest: entry.scope for digest, entry in _read(self._path).items()}
+            self._entries = _read(self._path)
             self._stamp = stamp
-        return self._scopes
+        return self._entries
 
 
 def ensure_admin_key(workspace: Path) -> tuple[str, bool]:
@@ -71,25 +77,55 @@ def ensure_admin_key(workspace: Path) -> tuple[str, bool]:
     key = read_private_file(path).strip()
     with _changing(workspace) as keys:
         # Who deletes the file to get a new key does not want the old one to work.
-        for digest in [digest for digest, entry in keys.items() if entry.name == ADMIN]:
+        for digest in [digest for digest, entry in keys.items() if _is_old_admin(entry)]:
             del keys[digest]
         keys[key_hash(key)] = KeyEntry(name=ADMIN, scope="admin")
     return key, is_new
 
 
-def add_key(workspace: Path, *, name: str, scope: Scope) -> str:
+def add_key(workspace: Path, *, name: str, scope: Scope, per_minute: int | None = None) -> str:
     """Return a new key; a running service takes it from its next request on.
 
     Raises:
-        ConfigError: there is a key of that name.
+        ConfigError: there is a key of that name, or the quota is none.
     """
+    if per_minute is not None and per_minute < 1:
+        raise ConfigError(f"--per-minute must be >= 1, got {per_minute}")
     if not name.strip():
         raise ConfigError("expected a name for the key (nextray keys add shop-web), got none")
     key = _new_key()
     with _changing(workspace) as keys:
         if name == ADMIN or any(entry.name == name for entry in keys.values()):
             raise ConfigError(f"there is a key {name!r}: revoke it first, or choose another name")
-        keys[key_hash(key)] = KeyEntry(name=name, scope=scope)
+        keys[key_hash(key)] = KeyEntry(name=name, scope=scope, per_minute=per_minute)
+    return key
+
+
+def rotate_key(workspace: Path, *, name: str, grace_s: float) -> str:
+    """Return a new key in place of an old one, which works on for some time.
+
+    Scope and quota stay. The admin key's file holds the new one.
+
+    Raises:
+        ConfigError: there is no key of that name, or the time is negative.
+    """
+    if not grace_s >= 0:
+        raise ConfigError(f"--grace-s must be >= 0, got {grace_s}")
+    key = _new_key()
+    ends_ms = round(1000 * (time.time() + grace_s))
+    with _changing(workspace) as keys:
+        found = [d for d, e in keys.items() if e.name == name and e.expires_at_ms is None]
+        if not found:
+            raise _no_key(name, keys)
+        entry = keys[found[0]]
+        for digest in found:
+            if grace_s:
+                keys[digest] = replace(keys[digest], expires_at_ms=ends_ms)
+            else:
+                del keys[digest]
+        if name == ADMIN:
+            _replace_admin_key(workspace / ADMIN_KEY_FILE, key)
+        keys[key_hash(key)] = entry
     return key
 
 
@@ -109,22 +145,23 @@ def revoke_key(workspace: Path, *, name: str) -> KeyEntry:
     with _changing(workspace) as keys:
         found = [digest for digest, entry in keys.items() if entry.name == name]
         if not found:
-            names = ", ".join(sorted(entry.name for entry in keys.values())) or "none"
-            raise ConfigError(f"expected the name of a key ({names}), got {name!r}")
+            raise _no_key(name, keys)
         entries = [keys.pop(digest) for digest in found]
         if name == ADMIN:
             (workspace / ADMIN_KEY_FILE).unlink(missing_ok=True)
     return entries[0]
 
 
-def scope_of(key: str, keys: Mapping[str, Scope]) -> Scope | None:
-    """Return a key's scope, ``None`` for a stranger; takes as long for each."""
+def holder_of(key: str, keys: Mapping[str, KeyEntry]) -> KeyEntry | None:
+    """Return what is known of a key, ``None`` for a stranger; takes as long for each."""
     asked = key_hash(key)
-    found: Scope | None = None
-    for known, scope in keys.items():
+    found: KeyEntry | None = None
+    for known, entry in keys.items():
         if hmac.compare_digest(known, asked):
-            found = scope
-    return found
+            found = entry
+    if found is None or found.expires_at_ms is None:
+        return found
+    return found if 1000 * time.time() < found.expires_at_ms else None
 
 
 def allows(scope: Scope, wanted: Scope) -> bool:
@@ -139,6 +176,22 @@ def allows(scope: Scope, wanted: Scope) -> bool:
 def key_hash(key: str) -> str:
     """Return the hex sha256 of a key; keys are random, so no salt is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _is_old_admin(entry: KeyEntry) -> bool:
+    """Return whether an entry is an admin key that nobody has rotated out on purpose."""
+    return entry.name == ADMIN and entry.expires_at_ms is None
+
+
+def _no_key(name: str, keys: Mapping[str, KeyEntry]) -> ConfigError:
+    names = ", ".join(sorted({entry.name for entry in keys.values()})) or "none"
+    return ConfigError(f"expected the name of a key ({names}), got {name!r}")
+
+
+def _replace_admin_key(path: Path, key: str) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    create_private_file(aside, key + "\n")
+    aside.replace(path)
 
 
 def _new_key() -> str:
@@ -167,8 +220,9 @@ def _changing(workspace: Path) -> Iterator[dict[str, KeyEntry]]:
     descriptor = os.open(workspace / _LOCK_FILE, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        keys = _read(path)
-        before = dict(keys)
+        before = _read(path)
+        now_ms = 1000 * time.time()
+        keys = {d: e for d, e in before.items() if (e.expires_at_ms or math.inf) > now_ms}
         yield keys
         if keys != before:
             write_json(path, {digest: asdict(entry) for digest, entry in keys.items()})

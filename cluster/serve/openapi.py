@@ -8,7 +8,7 @@ from cluster.serve.border import OPEN_PATHS
 from cluster.serve.problems import MEDIA_TYPE
 from cluster.serve.schemas import Problem
 
-PROBLEMS = (401, 403, 404, 405, 409, 413, 422, 429, 500, 503, 504)
+PROBLEMS = (401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503, 504)
 """Statuses that any route may answer with; each is a problem document."""
 _FIRST_ERROR = 400
 

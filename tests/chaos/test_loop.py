@@ -25,7 +25,7 @@ OLD_SHARE = 0.8
 def test_feedback_makes_a_better_release(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = make_shop(ShopConfig(num_users=600, num_items=240, events_per_user=40))
+    shop = make_shop(ShopConfig(num_users=2500, num_items=240, events_per_user=30))
     events, items, _ = write_shop(shop, tmp_path / "shop")
     log = pl.read_parquet(events)
     cut = log["timestamp"].quantile(OLD_SHARE, interpolation="lower")
@@ -34,7 +34,7 @@ def test_feedback_makes_a_better_release(
     workspace = tmp_path / "workspace"
     common = [
         *("smoke", "--events", str(old), "--items", str(items), "--workspace", str(workspace)),
-        *("--training.num-epochs", "10", "--cleaning.no-pseudonymize-users", "--json"),
+        *("--training.num-epochs", "6", "--cleaning.no-pseudonymize-users", "--json"),
     ]
     pipeline.main(common)
     first = current_release(workspace).name

@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 
 import httpx
@@ -6,13 +7,14 @@ import pytest
 from fastapi import Body, FastAPI
 
 from cluster.serve.border import Border
-from cluster.serve.keys import Scope, key_hash
+from cluster.serve.keys import KeyEntry, key_hash
 from cluster.serve.problems import add_problem_handlers
 
-KEYS: dict[str, Scope] = {
-    key_hash("reader"): "read",
-    key_hash("writer"): "write",
-    key_hash("admin"): "admin",
+KEYS = {
+    key_hash("reader"): KeyEntry(name="reader", scope="read"),
+    key_hash("writer"): KeyEntry(name="writer", scope="write"),
+    key_hash("admin"): KeyEntry(name="admin", scope="admin"),
+    key_hash("slow"): KeyEntry(name="slow", scope="read", per_minute=3),
 }
 
 
@@ -157,3 +159,20 @@ def test_unexpected_error_tells_nothing_but_its_id(
     assert "secret" not in response.text
     assert response.json()["request_id"] in caplog.text
     assert "a secret of the machine" in caplog.text
+
+
+def test_quota_is_429_with_the_time_to_wait(app: FastAPI) -> None:
+    statuses = [ask(app, "POST", "/v1/recommend", key="slow").status_code for _ in range(3)]
+    assert statuses == [200] * 3
+    response = ask(app, "POST", "/v1/recommend", key="slow")
+    assert_problem(response, 429)
+    assert 1 <= int(response.headers["retry-after"]) <= 20
+    assert ask(app, "POST", "/v1/recommend", key="reader").status_code == 200
+    assert ask(app, "GET", "/livez", key="slow").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP, identity"])
+def test_packed_body_is_415_unread(app: FastAPI, encoding: str) -> None:
+    bomb = gzip.compress(b"[" + b"1," * 1_000_000 + b"1]")[:20]
+    headers = {"Content-Encoding": encoding}
+    assert_problem(ask(app, "POST", "/v1/events", content=bomb, headers=headers), 415)

@@ -32,6 +32,7 @@ SCOPE_OF: dict[tuple[str, str], Scope] = {
     ("DELETE", "/v1/items/{item_id}"): "write",
     ("GET", "/v1/users/{user_id}"): "admin",
     ("GET", "/v1/users/{user_id}/export"): "admin",
+    ("GET", "/v1/users/{user_id}/history"): "admin",
     ("DELETE", "/v1/users/{user_id}"): "admin",
     ("POST", "/v1/release/promote"): "admin",
     ("POST", "/v1/release/rollback"): "admin",

@@ -2,6 +2,7 @@ import hashlib
 import json
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,23 @@ from cluster.serve.keys import (
     Scope,
     add_key,
     ensure_admin_key,
+    holder_of,
     key_hash,
     list_keys,
     revoke_key,
-    scope_of,
+    rotate_key,
 )
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
 
 
 def scope(workspace: Path, key: str) -> Scope | None:
-    return scope_of(key, KeyRing(workspace).scopes())
+    return held_scope(key, KeyRing(workspace))
+
+
+def held_scope(key: str, ring: KeyRing) -> Scope | None:
+    held = holder_of(key, ring.entries())
+    return None if held is None else held.scope
 
 
 def test_first_start_writes_a_private_admin_key(tmp_path: Path) -> None:
@@ -72,13 +79,13 @@ def test_admin_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 def test_ring_sees_new_and_revoked_keys(tmp_path: Path) -> None:
     ensure_admin_key(tmp_path)
     ring = KeyRing(tmp_path)
-    assert len(ring.scopes()) == 1
+    assert len(ring.entries()) == 1
     key = add_key(tmp_path, name="web", scope="write")
-    assert scope_of(key, ring.scopes()) == "write"
+    assert held_scope(key, ring) == "write"
     assert revoke_key(tmp_path, name="web") == KeyEntry(name="web", scope="write")
-    assert scope_of(key, ring.scopes()) is None
+    assert held_scope(key, ring) is None
     (tmp_path / "keys.json").unlink()
-    assert ring.scopes() == {}
+    assert ring.entries() == {}
 
 
 def test_names_are_listed_and_taken_once(tmp_path: Path) -> None:
@@ -115,4 +122,39 @@ def test_file_of_the_first_version_is_read(tmp_path: Path) -> None:
     add_key(tmp_path, name="web", scope="read")
     assert scope(tmp_path, "root") == "admin"
     rows = json.loads((tmp_path / "keys.json").read_text())
-    assert rows[key_hash("old")] == {"name": key_hash("old")[:8], "scope": "read"}
+    old = {"name": key_hash("old")[:8], "scope": "read"}
+    assert rows[key_hash("old")].items() >= old.items()
+
+
+@pytest.mark.parametrize("name", ["web", "admin"])
+def test_rotated_key_works_on_for_its_grace_and_no_longer(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, _ = ensure_admin_key(tmp_path)
+    old = admin if name == "admin" else add_key(tmp_path, name=name, scope="write", per_minute=7)
+    new = rotate_key(tmp_path, name=name, grace_s=60)
+    ring = KeyRing(tmp_path)
+    before, after = holder_of(old, ring.entries()), holder_of(new, ring.entries())
+    assert before is not None
+    assert after is not None
+    assert (before.scope, before.per_minute) == (after.scope, after.per_minute)
+    assert ensure_admin_key(tmp_path) == (new if name == "admin" else admin, False)
+    assert scope(tmp_path, old) == before.scope
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert holder_of(old, ring.entries()) is None
+    assert scope(tmp_path, new) == before.scope
+    last = rotate_key(tmp_path, name=name, grace_s=0)
+    assert scope(tmp_path, new) is None
+    assert scope(tmp_path, last) == before.scope
+    assert len(list_keys(tmp_path)) == (1 if name == "admin" else 2)
+
+
+def test_what_cannot_be_rotated_or_limited_is_said(tmp_path: Path) -> None:
+    ensure_admin_key(tmp_path)
+    with pytest.raises(ConfigError, match="admin"):
+        rotate_key(tmp_path, name="nobody", grace_s=0)
+    with pytest.raises(ConfigError, match="grace"):
+        rotate_key(tmp_path, name="admin", grace_s=-1)
+    with pytest.raises(ConfigError, match="per-minute"):
+        add_key(tmp_path, name="web", scope="read", per_minute=0)
