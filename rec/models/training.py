@@ -199,7 +199,7 @@ def fit(
         checkpoints: folder for the newest checkpoints; none are written where absent.
         resume: go on from the newest checkpoint of that folder, if there is one.
         on_epoch: called on the main process with ``epoch, loss, ndcg, num_targets`` and the
-            timings ``wall_s, targets_per_s, learning_rate``.
+            timings ``wall_s, cpu_s, targets_per_s, learning_rate``.
 
     Raises:
         DataError: no user has two events, or a loss is not finite; the last good checkpoint stays.
@@ -245,7 +245,7 @@ def fit(
             )
 
     while at.epoch < config.num_epochs and not _is_exhausted(result, config.patience):
-        start, before = time.perf_counter(), at.weight_sum
+        start, cpu, before = time.perf_counter(), time.process_time(), at.weight_sum
         _run_epoch(run, at, save=save)
         seconds = time.perf_counter() - start
         row: dict[str, Any] = {
@@ -255,6 +255,7 @@ def fit(
         }
         timings = {
             "wall_s": round(seconds, 3),
+            "cpu_s": round(time.process_time() - cpu, 3),
             "targets_per_s": round((at.weight_sum - before) / max(seconds, 1e-9), 1),
             "learning_rate": _rate(at.step - 1, total_steps=run.total_steps, config=config),
         }
