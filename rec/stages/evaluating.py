@@ -25,15 +25,17 @@ from rec.artifacts import (
 from rec.data.items import load_items
 from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import temporal_split
+from rec.encoders import EncoderSpec, load_encoder
 from rec.errors import ConfigError
-from rec.evaluation.evaluate import evaluate, order_gate
+from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
 from rec.evaluation.report import render_report
-from rec.models.baselines import fit_baselines
+from rec.models.baselines import ScoredLists, fit_baselines
+from rec.models.text_tower import TextTower
 from rec.ranking.recommender import Recommender
-from rec.ranking.release import ranking_from
+from rec.ranking.release import ReleaseFiles, ranking_from
 from rec.stages.embedding import load_embeddings
 from rec.stages.indexing import release_files
-from rec.stages.training import EVALUATED, settings_from
+from rec.stages.training import EVALUATED, cosine_scorer, settings_from
 
 METRICS_FILE = "metrics.json"
 REPORT_FILES = {"en": "report.html", "zh": "report.zh.html"}
@@ -49,6 +51,9 @@ class EvaluationConfig:
     """Places of the lists that are measured."""
     order_gate: bool = True
     """Measure histories shuffled, reversed and cut to the last event: does order matter?"""
+    text_tower: bool = False
+    """Measure ``e_u = LLM(sequence as text)`` beside the others: nothing is trained, but every
+    asked user's history is encoded, and again for each part of the order gate."""
     seed: int = 7
     """Seed of the shuffles and the bootstrap."""
 
@@ -120,8 +125,9 @@ def evaluate_index(
     ours = ServedLists(
         Recommender(files, release=index.name), query_embeddings=load_embeddings(embeddings)[1]
     )
+    towers = _towers(files, embeddings, config)
     result = evaluate(
-        [ours, *fit_baselines(split.train)],
+        [ours, *fit_baselines(split.train), *(t for t in towers if t.name == TextTower.name)],
         split.test,
         train=split.train,
         k=config.k,
@@ -130,10 +136,16 @@ def evaluate_index(
         on_progress=on_progress,
     )
     gate: Mapping[str, float] | None = None
+    gates: dict[str, Mapping[str, float]] = {}
     if config.order_gate:
-        gate = order_gate(
-            ours, split.test, k=config.k, exclude_seen=ranking.exclude_seen, seed=config.seed
+        asked: list[TopKModel] = [ours, *towers]
+        gate, *others = (
+            order_gate(
+                lists, split.test, k=config.k, exclude_seen=ranking.exclude_seen, seed=config.seed
+            )
+            for lists in asked
         )
+        gates = {tower.name: one for tower, one in zip(towers, others, strict=True)}
     details = {
         "release": index.name,
         "cut": datetime.fromtimestamp(split.cut_ms / 1000, tz=UTC).isoformat(),
@@ -144,11 +156,13 @@ def evaluate_index(
         "encoder fingerprint": files.fingerprint,
         "seen items excluded": ranking.exclude_seen,
         "penalty weight": ranking.penalty_weight,
+        **{f"order gate, {name} alone": _shares(one) for name, one in gates.items() if one},
     }
     with write_artifact(workspace, "reports", config=config, parents=parents) as draft:
         metrics: dict[str, Any] = {
             **result.to_json(),
             "order_gate": gate,
+            "tower_gates": gates,
             "details": details,
             "ranking": asdict(ranking),
         }
@@ -168,3 +182,38 @@ def evaluate_index(
     made = find_artifact(workspace, "reports", config_hash("reports", config, parents))
     assert made is not None
     return made, False
+
+
+def _towers(
+    files: ReleaseFiles, embeddings: Artifact, config: EvaluationConfig
+) -> list[ScoredLists]:
+    """Return the user towers alone, by cosine: the trained one, and the text tower if asked."""
+    items, queries = load_embeddings(embeddings)
+    towers = [
+        ScoredLists(
+            Cosines(
+                name=files.model.config.tower, score=cosine_scorer(files.model, queries=queries)
+            )
+        )
+    ]
+    if config.text_tower:
+        spec = EncoderSpec(**files.encoder)
+        titles = files.items["title"].to_list()
+        text = TextTower(load_encoder(spec), spec, titles=titles, items=items)
+        towers.append(ScoredLists(text))
+    return towers
+
+
+@dataclass(kw_only=True, slots=True)
+class Cosines:
+    """Give the trained towers' ``cos(e_u, e_i)`` a name."""
+
+    name: str
+    score: Callable[[Sequences], NDArray[np.float32]]
+
+
+def _shares(gate: Mapping[str, float]) -> str:
+    """Return a gate in words: what is left of NDCG when the order goes."""
+    whole = max(gate["ordered"], 1e-9)
+    parts = (f"{name} {value / whole:.0%}" for name, value in gate.items() if name != "ordered")
+    return f"{gate['ordered']:.4f}, left of it: {', '.join(parts)}"

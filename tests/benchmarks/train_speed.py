@@ -52,16 +52,17 @@ class Timer(Callback):
     def on_train_epoch_start(self, *_):
         self.cpu, self.wall = time.process_time(), time.perf_counter()
     def on_train_epoch_end(self, *_):
-        self.cpu, self.wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
-timer = Timer()
+        readings["cpu_s"] = time.process_time() - self.cpu
+        readings["wall_s"] = time.perf_counter() - self.wall
+readings = {}  # the trainer is copied, and its callbacks with it
 def trainer():
     return Trainer(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False,
-                   enable_checkpointing=False, enable_model_summary=False, callbacks=[timer])
+                   enable_checkpointing=False, enable_model_summary=False, callbacks=[Timer()])
 model = SASRecModel(n_factors=width, n_blocks=2, n_heads=2, session_max_len=length,
                     batch_size=batch, loss="sampled_softmax", n_negatives=negatives,
                     dataloader_num_workers=0, get_trainer_func=trainer, verbose=0)
 model.fit(dataset)
-print(json.dumps({"cpu_s": timer.cpu, "wall_s": timer.wall}), flush=True)
+print(json.dumps(readings), flush=True)
 """
 
 
