@@ -27,7 +27,11 @@ def on_premises_text() -> str:
     return text
 
 
-@pytest.fixture(params=[aws_text, on_premises_text], ids=["aws", "on-premises"])
+def gcp_text() -> str:
+    return (ROOT / "cluster" / "deploy" / "gcp.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=[aws_text, on_premises_text, gcp_text], ids=["aws", "on-premises", "gcp"])
 def text(request: pytest.FixtureRequest) -> str:
     return str(request.param())
 
@@ -54,6 +58,17 @@ def test_aws_has_a_head_and_cpu_and_gpu_workers_within_bounds() -> None:
         low, high = bounds[name]
         assert 0 <= low < high
     assert raw["max_workers"] == sum(high for _, high in bounds.values())
+
+
+def test_gcp_has_the_same_nodes_and_commands_as_aws() -> None:
+    aws, gcp = yaml.safe_load(aws_text()), yaml.safe_load(gcp_text())
+    assert gcp["provider"]["type"] == "gcp"
+    for name, kind in aws["available_node_types"].items():
+        other = gcp["available_node_types"][name]
+        for bound in ("min_workers", "max_workers"):
+            assert other[bound] == kind[bound]
+    same = (*START_KEYS, "setup_commands", "file_mounts", "initialization_commands")
+    assert {key: gcp[key] for key in same} == {key: aws[key] for key in same}
 
 
 def test_no_work_runs_on_the_aws_head() -> None:

@@ -1,0 +1,171 @@
+"""Security properties of what is deployed, read from the files: they are validated, not run."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.runtime import SERVE_SWITCHES
+from jobs.cli import JOBS
+
+DEPLOY = Path(__file__).parents[2] / "cluster" / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+
+
+def manifests() -> list[dict[str, Any]]:
+    index = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    return [
+        manifest
+        for name in index["resources"]
+        for manifest in yaml.safe_load_all((KUBERNETES / name).read_text())
+    ]
+
+
+def pods(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every pod's specification of a manifest."""
+    if isinstance(node, dict):
+        if "containers" in node:
+            yield node
+        for value in node.values():
+            yield from pods(value)
+    if isinstance(node, list):
+        for value in node:
+            yield from pods(value)
+
+
+def all_pods() -> list[Mapping[str, Any]]:
+    return [pod for manifest in manifests() for pod in pods(manifest)]
+
+
+def containers() -> list[Mapping[str, Any]]:
+    return [
+        one for pod in all_pods() for one in [*pod["containers"], *pod.get("initContainers", [])]
+    ]
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [manifest for manifest in manifests() if manifest["kind"] == kind]
+
+
+def test_every_pod_runs_as_nobody_in_particular() -> None:
+    assert len(all_pods()) == 5  # head, two kinds of workers, the nightly job, the endpoint
+    for pod in all_pods():
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] >= 10_000
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_every_container_is_locked_down_and_bounded() -> None:
+    for container in containers():
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        limits = container["resources"]["limits"]
+        assert {"cpu", "memory"} <= limits.keys()
+        # A read-only root needs other places to write to, and a home in one of them.
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"/tmp", "/dev/shm", "/workspace"} <= mounts
+        assert {"name": "HOME", "value": "/tmp"} in container["env"]
+
+
+def test_only_the_head_may_speak_to_kubernetes() -> None:
+    with_account = [pod for pod in all_pods() if pod["automountServiceAccountToken"]]
+    assert [pod["containers"][0]["name"] for pod in with_account] == ["ray-head"]
+
+
+def test_cluster_demands_the_token_of_a_secret() -> None:
+    (cluster,) = of_kind("RayCluster")
+    assert cluster["spec"]["authOptions"] == {"mode": "token", "secretName": "nextray-token"}
+    major, minor = map(int, cluster["spec"]["rayVersion"].split(".")[:2])
+    assert (major, minor) >= (2, 60)
+    assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_no_secret_stands_in_a_file() -> None:
+    assert of_kind("Secret") == []
+    for container in containers():
+        for entry in container["env"]:
+            if "TOKEN" in entry["name"]:
+                assert set(entry["valueFrom"]) == {"secretKeyRef"}
+
+
+def test_nothing_enters_but_what_a_policy_names() -> None:
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    for name in ("ray", "serve"):
+        for rule in policies[name]["ingress"]:
+            assert all(source != {} for source in rule["from"])
+            assert not any("ipBlock" in source for source in rule["from"])
+    assert all(service["spec"]["type"] == "ClusterIP" for service in of_kind("Service"))
+    # A policy that selects no pod guards nothing.
+    labels = {yaml.safe_dump(manifest) for manifest in manifests()}
+    for app in ("nextray-ray", "nextray-serve", "nextray-nightly"):
+        assert any(f"app: {app}" in text for text in labels)
+
+
+def test_namespace_enforces_the_restricted_standard() -> None:
+    (namespace,) = of_kind("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_nightly_job_runs_what_there_is() -> None:
+    (night,) = of_kind("CronJob")
+    assert night["spec"]["concurrencyPolicy"] == "Forbid"
+    for container in containers():
+        words = container.get("command", [])
+        if words:
+            assert words[0] == "nextray"
+            assert words[1] in JOBS
+
+
+def test_image_runs_as_nobody_and_sets_what_ray_reads() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    last = text[text.rindex("FROM") :]
+    user = re.search(r"^USER (\d+)", last, re.MULTILINE)
+    assert user is not None
+    assert int(user[1]) >= 10_000
+    for name, value in {**SERVE_SWITCHES, "RAY_AUTH_MODE": "token"}.items():
+        assert f"{name}={value}" in last
+    assert "RAY_USAGE_STATS_ENABLED=0" in last
+    assert "-c constraints.txt" in text
+    assert not re.search(r"^ADD ", text, re.MULTILINE)
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        assert all((DEPLOY.parents[1] / name).exists() for name in source.split())
+        ignored = (DEPLOY.parents[1] / ".dockerignore").read_text().splitlines()
+        assert all(f"!{name}" in ignored for name in source.split())
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return content
+
+
+def test_compose_publishes_on_loopback_only(compose: dict[str, Any]) -> None:
+    published = [p for service in compose["services"].values() for p in service.get("ports", [])]
+    assert len(published) == 4
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_compose_services_are_locked_down_and_bounded(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "mem_limit" in service, name
+        assert not service.get("image", "").endswith(":latest"), name
+
+
+def test_compose_demands_the_token_from_a_file(compose: dict[str, Any]) -> None:
+    for name in ("head", "worker", "serve"):
+        service = compose["services"][name]
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+        assert service["secrets"] == ["ray_token"]
