@@ -43,6 +43,7 @@ from rec.encoders.images import ImageEmbeddings, read_image_embeddings
 from rec.encoders.probe import Measurement, measure_backends, sample, settle_backend
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
+from rec.errors import ArtifactError
 from rec.spread import Spread, in_process
 from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import FINETUNED, find_finetuned
@@ -103,7 +104,7 @@ def embed(
         num_threads: torch threads of one worker; torch's choice if absent.
 
     Raises:
-        ArtifactError: nothing was prepared.
+        ArtifactError: nothing was prepared, or a worker has other model files.
         ConfigError: the encoder cannot be loaded.
         DataError: an image embedding that is none.
     """
@@ -136,7 +137,7 @@ def embed(
     store.open()
     missing = [wanted[key] for key in wanted.keys() - store.known()]
     blocks = _blocks(missing, size=max(BLOCK_TEXTS, BLOCK_BATCHES * spec.batch_size))
-    make = _worker_factory(spec, store, num_threads)
+    make = _worker_factory(spec, store, num_threads, fingerprint=fingerprint)
     is_local = local is not None and _expected_s(spec, missing, decision.texts_per_s) <= LOCAL_S
     start, cpu = time.perf_counter(), time.process_time()
     who = local if is_local and local is not None else spread
@@ -215,12 +216,18 @@ def _blocks(texts: Sequence[str], *, size: int) -> list[list[str]]:
 
 
 def _worker_factory(
-    spec: EncoderSpec, store: EmbeddingStore, num_threads: int | None
+    spec: EncoderSpec, store: EmbeddingStore, num_threads: int | None, *, fingerprint: str
 ) -> Callable[[], Callable[[Sequence[str]], dict[str, float]]]:
     def make() -> Callable[[Sequence[str]], dict[str, float]]:
         _set_threads(num_threads)
+        encoder = load_encoder(spec)
+        if encoder.fingerprint != fingerprint:
+            raise ArtifactError(
+                f"expected encoder {spec.model} with fingerprint {fingerprint}, a worker found "
+                f"{encoder.fingerprint}: give every node the same model files and rerun jobs.embed"
+            )
         return EmbedBlock(
-            encoder=load_encoder(spec),
+            encoder=encoder,
             store=store,
             is_on_gpu=spec.kind == "transformer" and _has_gpu(),
         )

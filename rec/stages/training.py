@@ -133,6 +133,7 @@ def train(
         on_epoch: called on the main process after each epoch.
     """
     inputs = find_inputs(workspace)
+    _check_unmixed(workspace, inputs.embeddings)
     folder = checkpoint_folder(workspace, settings)
     if not resume and accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,6 +214,18 @@ def train(
         }
     shutil.rmtree(folder, ignore_errors=True)
     return find_model(workspace, settings)
+
+
+def _check_unmixed(workspace: Path, embeddings: Artifact) -> None:
+    """Refuse embeddings that are not those of the fingerprint in their manifest."""
+    try:
+        read_artifact(embeddings.path, verify=True)
+    except ArtifactError as error:
+        fingerprint = embeddings.manifest["config"]["fingerprint"]
+        raise ArtifactError(
+            f"expected the embeddings of encoder {fingerprint}, got others ({error}): delete "
+            f"{embeddings.path} and run `python -m jobs.embed RECIPE --workspace {workspace}`"
+        ) from error
 
 
 def build_model(
