@@ -1,5 +1,7 @@
 """A promoted release in a second: random towers over hashed text, real files and manifests."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,13 +10,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from rec.artifacts import latest_artifact, write_artifact, write_json
+from rec.artifacts import file_sha256, latest_artifact, write_artifact, write_json
 from rec.data.items import CATALOG_FILE
 from rec.data.sequences import build_sequences, save_part, save_vocabulary
 from rec.encoders import EncoderConfig, choose_encoder, load_encoder
 from rec.models.inference import embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
+from rec.ranking.following import read_current
+from rec.ranking.release import RELEASE_FILE, RankingConfig, ReleaseFiles, write_release_files
 from rec.stages.indexing import count_table
 
 NUM_ITEMS = 60
@@ -97,6 +100,22 @@ def make_release(
     write_json(workspace / "current", {"release": release.name, "previous": []})
     assert (release.path / CATALOG_FILE).is_file()
     return release.path
+
+
+def copy_release(
+    workspace: Path, name: str, *, penalty_weight: float, fingerprint: str | None = None
+) -> Path:
+    """Return a second release: the same towers and another penalty, so other lists."""
+    folder = workspace / "releases" / name
+    shutil.copytree(workspace / "releases" / read_current(workspace)["release"], folder)
+    settings = json.loads((folder / RELEASE_FILE).read_text())
+    settings["ranking"]["penalty_weight"] = penalty_weight
+    settings["fingerprint"] = fingerprint or settings["fingerprint"]
+    write_json(folder / RELEASE_FILE, settings)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": name}
+    manifest["files"][RELEASE_FILE]["sha256"] = file_sha256(folder / RELEASE_FILE)
+    write_json(folder / "manifest.json", manifest)
+    return folder
 
 
 def _items() -> pl.DataFrame:

