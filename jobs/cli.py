@@ -14,6 +14,7 @@ JOBS = (
     "train",
     "index",
     "evaluate",
+    "compare",
     "promote",
     "rollback",
     "ingest",

@@ -4,7 +4,7 @@ Shapes: B users, k places, V items, E events of all histories.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet
 from rec.errors import DataError
+from rec.evaluation.beyond_accuracy import debiased_ndcg_at_k, intra_list_diversity_at_k
+from rec.evaluation.classification import (
+    accuracy_at_k,
+    f1_at_k,
+    group_auc_at_k,
+    roc_auc_at_k,
+)
 from rec.evaluation.ranking_metrics import (
     coverage_at_k,
     gini_at_k,
@@ -24,6 +31,7 @@ from rec.evaluation.ranking_metrics import (
     recall_at_k,
 )
 from rec.evaluation.significance import Interval, paired_bootstrap
+from rec.evaluation.slicing import Slice, slice_by_target
 
 HISTORY_SLICES = (("0", 0, 0), ("1-5", 1, 5), ("6-20", 6, 20), (">20", 21, None))
 """Name, shortest and longest history in events. The first is the cold users."""
@@ -40,17 +48,6 @@ class TopKModel(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """Hold the users of one history length and each model's mean NDCG for them.
-
-    ``ndcg`` is empty where ``num_users`` is 0.
-    """
-
-    num_users: int
-    ndcg: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """Hold what one test set says about some models.
 
@@ -63,6 +60,7 @@ class Evaluation:
         comparisons: ``{model: ...}``, the first model's NDCG against each other one's: above 0,
             or a ratio above 1, says that the first is better.
         slices: by length of history, see ``HISTORY_SLICES``; the other models beside the first.
+        facets: facet -> label -> the targets of that label alone; empty where none was asked for.
     """
 
     k: int
@@ -72,6 +70,7 @@ class Evaluation:
     intervals: Mapping[str, Interval]
     comparisons: Mapping[str, Interval]
     slices: Mapping[str, Slice]
+    facets: Mapping[str, Mapping[str, Slice]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +86,10 @@ class Evaluation:
             "intervals": {name: asdict(value) for name, value in self.intervals.items()},
             "comparisons": {name: asdict(value) for name, value in self.comparisons.items()},
             "slices": {name: asdict(value) for name, value in self.slices.items()},
+            "facets": {
+                facet: {name: asdict(value) for name, value in slices.items()}
+                for facet, slices in self.facets.items()
+            },
         }
 
 
@@ -99,6 +102,8 @@ def evaluate(
     exclude_seen: bool,
     batch_size: int = 512,
     seed: int = 7,
+    embeddings: NDArray[np.float32] | None = None,
+    facets: Mapping[str, Sequence[str]] | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> Evaluation:
     """Return metrics of every model over the full catalog, with paired comparisons.
@@ -112,6 +117,8 @@ def evaluate(
             whole target set they have met before are not asked.
         batch_size: users asked at a time; bounds the memory of models, changes no number.
         seed: of the bootstrap.
+        embeddings: float32 ``(V, D)``, normalised; gives the diversity within lists.
+        facets: facet -> label of each item, for slices by target.
         on_progress: called with the model's name and the number of users done.
 
     Raises:
@@ -129,6 +136,7 @@ def evaluate(
     counts = np.bincount(train.tokens[train.is_item], minlength=train.num_items + 1)[1:]
     metrics: dict[str, dict[str, float]] = {}
     user_ndcg: dict[str, NDArray[np.float64]] = {}
+    all_lists: dict[str, NDArray[np.int32]] = {}
     for model in models:
         lists = _make_lists(
             model,
@@ -138,7 +146,10 @@ def evaluate(
             batch_size=batch_size,
             on_progress=on_progress,
         )
-        user_ndcg[model.name], metrics[model.name] = _measure(lists, test, counts=counts)
+        all_lists[model.name] = lists
+        user_ndcg[model.name], metrics[model.name] = _measure(
+            lists, test, counts=counts, embeddings=embeddings
+        )
     ours = user_ndcg[names[0]]
     return Evaluation(
         k=k,
@@ -153,6 +164,10 @@ def evaluate(
             name: paired_bootstrap(ours, user_ndcg[name], seed=seed) for name in names[1:]
         },
         slices=_slice_by_length(test.histories.lengths, user_ndcg),
+        facets={
+            facet: slice_by_target(all_lists, test, labels)
+            for facet, labels in (facets or {}).items()
+        },
     )
 
 
@@ -220,7 +235,11 @@ def _make_lists(
 
 
 def _measure(
-    lists: NDArray[np.int32], test: EvaluationSet, *, counts: NDArray[np.int64]
+    lists: NDArray[np.int32],
+    test: EvaluationSet,
+    *,
+    counts: NDArray[np.int64],
+    embeddings: NDArray[np.float32] | None,
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
     """Return NDCG of each user, float64 ``(B,)``, and all metrics by name."""
     sets = (test.target_offsets, test.targets)
@@ -235,7 +254,14 @@ def _measure(
         "coverage": coverage_at_k(lists, num_items=num_items),
         "gini": gini_at_k(lists, num_items=num_items),
         "novelty": novelty_at_k(lists, counts=counts),
+        "f1": float(f1_at_k(lists, *sets).mean()),
+        "debiased_ndcg": debiased_ndcg_at_k(lists, *sets, counts=counts),
+        "group_auc": float(group_auc_at_k(lists, *sets, num_items=num_items).mean()),
+        "roc_auc": roc_auc_at_k(lists, *sets, num_items=num_items),
+        "accuracy": float(accuracy_at_k(lists, *sets, num_items=num_items).mean()),
     }
+    if embeddings is not None:
+        values["diversity"] = float(intra_list_diversity_at_k(lists, embeddings=embeddings).mean())
     return ndcg, {f"{name}@{lists.shape[1]}": value for name, value in values.items()}
 
 

@@ -7,68 +7,13 @@ policy forbids the rest. Everything that comes from outside (names, details) is 
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Literal
 
+from rec.evaluation.calibration import Reliability
 from rec.evaluation.evaluate import Evaluation
+from rec.evaluation.report_plots import draw_lengths, draw_reliability, draw_sweep
+from rec.evaluation.report_words import WORDS, Language
 from rec.evaluation.significance import Interval
-
-Language = Literal["en", "zh"]
-
-_WORDS: dict[Language, dict[str, str]] = {
-    "en": {
-        "lang": "en",
-        "users": "test users",
-        "plot": "NDCG@{k} by model, with 95 % intervals over users",
-        "ndcg": "NDCG@{k}",
-        "metrics": "Metrics",
-        "model": "model",
-        "comparisons": "{name} against the others",
-        "difference": "difference in NDCG@{k}",
-        "ratio": "ratio",
-        "verdict": "verdict",
-        "better": "better",
-        "worse": "worse",
-        "unclear": "no clear difference",
-        "slices": "NDCG@{k} by events in the history (number of users)",
-        "order_gate": "Order gate",
-        "order": "histories",
-        "ordered": "as they are",
-        "shuffled": "shuffled",
-        "reversed": "reversed",
-        "last_only": "last event only",
-        "passed": "NDCG falls without the order: the model reads the sequence.",
-        "failed": "Shuffling the histories costs less than 1 % of NDCG: this is a bag model.",
-        "details": "Details",
-        "limits": "An interval knows the luck of which users were met, not of training seeds or of "
-        "the season.",
-    },
-    "zh": {
-        "lang": "zh-CN",
-        "users": "名测试用户",
-        "plot": "各模型的 NDCG@{k}（95% 置信区间，按用户自助抽样）",
-        "ndcg": "NDCG@{k}",
-        "metrics": "指标",
-        "model": "模型",
-        "comparisons": "{name} 与其他模型对比",
-        "difference": "NDCG@{k} 之差",
-        "ratio": "比值",
-        "verdict": "结论",
-        "better": "更好",
-        "worse": "更差",
-        "unclear": "无明显差异",
-        "slices": "按历史事件数划分的 NDCG@{k}（括号内为用户数）",
-        "order_gate": "顺序检验",
-        "order": "历史",
-        "ordered": "原始顺序",
-        "shuffled": "打乱",
-        "reversed": "倒序",
-        "last_only": "仅最后一个事件",
-        "passed": "去掉顺序后 NDCG 下降：模型确实利用了序列顺序。",
-        "failed": "打乱历史后 NDCG 下降不到 1%：模型只看有哪些商品，不看先后（bag model）。",
-        "details": "详情",
-        "limits": "区间只反映抽到哪些用户的偶然性，不反映训练种子或季节的影响。",
-    },
-}
+from rec.evaluation.sweeping import Sweep
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6675;--line:#d9dee6;--paper:#fff;
@@ -85,7 +30,9 @@ th,td{padding:.3rem .5rem;text-align:right;border-bottom:1px solid var(--line);w
 th:first-child,td:first-child{text-align:left}.details td{white-space:normal;text-align:left;
 overflow-wrap:anywhere}
 .ours{font-weight:600}.bar{fill:var(--other)}.bar.ours{fill:var(--ours)}
-.whisker{stroke:var(--ink);stroke-width:1.5}
+.whisker{stroke:var(--ink);stroke-width:1.5}.axis{stroke:var(--line)}.guide{stroke:var(--soft);
+stroke-dasharray:4}.path{fill:none;stroke:var(--other)}.dot{fill:var(--other)}
+.dot.ours{fill:var(--ours)}h3{font-size:1rem;margin:1.5rem 0 .5rem}a{color:var(--ours)}
 @media print{body{font-size:10pt;max-width:none;margin:0;padding:0}h2{break-after:avoid}
 figure,tr{break-inside:avoid}.wide{overflow:visible}th,td{padding:.2rem .35rem}
 .bar{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
@@ -103,6 +50,9 @@ def render_report(
     title: str,
     details: Mapping[str, object],
     order_gate: Mapping[str, float] | None,
+    sweep: Sweep | None = None,
+    calibration: Reliability | None = None,
+    data_card: str | None = None,
     language: Language = "en",
 ) -> str:
     """Return one self-contained HTML page.
@@ -114,11 +64,14 @@ def render_report(
             shown as JSON.
         order_gate: the answer of :func:`rec.evaluation.evaluate.order_gate`; ``None`` or empty
             leaves the section out.
+        sweep: what each lambda of popularity gives; left out if absent.
+        calibration: of the ranker's probabilities; left out if absent.
+        data_card: where the log's page lies, relative to this one; no link if absent.
         language: of the page's own words; names and details stay as they are.
     """
     words = {
         key: text.replace("{k}", str(evaluation.k)).replace("{name}", evaluation.name)
-        for key, text in _WORDS[language].items()
+        for key, text in WORDS[language].items()
     }
     sections = [
         f"<h1>{escape(title)}</h1>",
@@ -127,8 +80,12 @@ def render_report(
         _metrics(evaluation, words),
         _comparisons(evaluation, words),
         _slices(evaluation, words),
+        _facets(evaluation, words) if evaluation.facets else "",
+        _sweep(sweep, words) if sweep else "",
+        _section(words["calibration"], draw_reliability(calibration, words)) if calibration else "",
         _order_gate(order_gate, words) if order_gate else "",
         _details(details, words) if details else "",
+        f'<p><a href="{escape(data_card)}">{words["card"]}</a></p>' if data_card else "",
     ]
     body = "\n".join(section for section in sections if section)
     return (
@@ -186,9 +143,8 @@ def _metrics(evaluation: Evaluation, words: Mapping[str, str]) -> str:
         [name, *(f"{values[column]:.4f}" for column in columns)]
         for name, values in evaluation.metrics.items()
     ]
-    return _section(
-        words["metrics"], _table([words["model"], *columns], rows, highlight=evaluation.name)
-    )
+    table = _table([words["model"], *columns], rows, highlight=evaluation.name)
+    return _section(words["metrics"], f"{table}\n<p>{escape(words['degenerate'])}</p>")
 
 
 def _comparisons(evaluation: Evaluation, words: Mapping[str, str]) -> str:
@@ -225,7 +181,44 @@ def _slices(evaluation: Evaluation, words: Mapping[str, str]) -> str:
         [name, *(f"{part.ndcg[name]:.4f}" if part.num_users else "–" for part in parts.values())]
         for name in evaluation.metrics
     ]
-    return _section(words["slices"], _table(header, rows, highlight=evaluation.name))
+    table = _table(header, rows, highlight=evaluation.name)
+    curve = draw_lengths(parts, evaluation.name, words)
+    return _section(words["slices"], f"{table}\n{curve}")
+
+
+def _facets(evaluation: Evaluation, words: Mapping[str, str]) -> str:
+    content = []
+    for facet, slices in evaluation.facets.items():
+        if not slices:
+            continue
+        labels = [f"{words.get(name, name)} ({part.num_users:,})" for name, part in slices.items()]
+        rows = [
+            [name, *(f"{part.ndcg[name]:.4f}" for part in slices.values())]
+            for name in evaluation.metrics
+        ]
+        table = _table([words["model"], *labels], rows, highlight=evaluation.name)
+        content.append(f"<h3>{escape(words.get(facet, facet))}</h3>\n{table}")
+    return _section(words["facets"], "\n".join(content))
+
+
+def _sweep(sweep: Sweep, words: Mapping[str, str]) -> str:
+    names = ("coverage", "gini", "diversity", "novelty")
+    has_groups = any(point.group_gap is not None for point in sweep.points)
+    header = ["λ", words["ndcg"], words["against"], *(words[name] for name in names)]
+    header += [words["group_gap"]] if has_groups else []
+    rows = []
+    for point in sweep.points:
+        gap = point.against_none
+        row = [f"{point.weight:g}", f"{point.ndcg:.4f}"]
+        row.append(f"{gap.difference:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+        row += [f"{getattr(point, name):.4f}" for name in names]
+        row += [f"{point.group_gap or 0:.4f}"] if has_groups else []
+        rows.append([*row, "✓" if point.is_on_front else ""])
+    reason = words["chosen" if sweep.recommended else "kept"]
+    said = words["recommended"].replace("{weight}", f"{sweep.recommended:g}")
+    table = _table([*header, words["on_front"]], rows, highlight=f"{sweep.recommended:g}")
+    text = escape(said.replace("{reason}", reason))
+    return _section(words["sweep"], f"{draw_sweep(sweep, words)}\n<p>{text}</p>\n{table}")
 
 
 def _order_gate(order_gate: Mapping[str, float], words: Mapping[str, str]) -> str:

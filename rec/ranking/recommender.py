@@ -339,6 +339,11 @@ class Recommender:
             query_embeddings=query_embeddings,
         )
 
+    def popularity_of(self, items: Tensor) -> NDArray[np.float32]:
+        """Return the standardised popularity of items, of any shape; 0 for item 0."""
+        result: NDArray[np.float32] = self._scorer.popularity_of(items).numpy()
+        return result
+
     def similar(self, item_id: str, *, k: int) -> RankedList:
         """Return the items nearest to one item in the towers' space.
 

@@ -60,12 +60,17 @@ class Scorer:
         )
         self.ledger: ExposureLedger | None = None
         if self._ranking.group_weight > 0:
-            if GROUP_COLUMN not in files.items.columns:
+            groups = groups_of(files.items)
+            if groups is None:
                 raise ConfigError(
                     f"--ranking.group-weight needs a column {GROUP_COLUMN!r} in the items, "
                     f"found {', '.join(files.items.columns)}"
                 )
-            self.ledger = ExposureLedger(_groups(files.items[GROUP_COLUMN]))
+            self.ledger = ExposureLedger(groups)
+
+    def popularity_of(self, items: Tensor) -> Tensor:
+        """Return the standardised popularity of items, of any shape; 0 for item 0."""
+        return torch.where(items > 0, self._popularity[(items - 1).clamp(min=0)], 0.0)
 
     def score(
         self,
@@ -86,7 +91,7 @@ class Scorer:
         ranking = self._ranking
         is_there = found.items > 0
         places = (found.items - 1).clamp(min=0)
-        penalties = {POPULARITY: torch.where(is_there, self._popularity[places], 0.0)}
+        penalties = {POPULARITY: self.popularity_of(found.items)}
         weights = torch.from_numpy(np.array(popularity_weight, dtype=np.float32)).unsqueeze(1)
         scores = found.relevance - weights * penalties[POPULARITY]
         terms: dict[str, tuple[float, Tensor]] = {}
@@ -105,8 +110,11 @@ class Scorer:
         return Scored(scores=scores, penalties=penalties)
 
 
-def _groups(column: pl.Series) -> list[list[str]]:
-    """Return each item's groups, whether the column holds one or a list of them."""
+def groups_of(items: pl.DataFrame) -> list[list[str]] | None:
+    """Return each item's groups, whether the column holds one or a list; ``None`` without it."""
+    if GROUP_COLUMN not in items.columns:
+        return None
+    column = items[GROUP_COLUMN]
     if isinstance(column.dtype, pl.List):
         return column.cast(pl.List(pl.String)).fill_null([]).list.drop_nulls().to_list()
     return [[] if name is None else [str(name)] for name in column.to_list()]

@@ -22,8 +22,9 @@ from rec.artifacts import (
     write_json,
 )
 from rec.errors import ArtifactError
+from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
 from rec.ranking.following import CURRENT, read_current
-from rec.stages.evaluating import METRICS_FILE, REPORT_FILES
+from rec.stages.evaluating import REPORT_FILES
 
 CARD_FILE = "model_card.md"
 MAX_PREVIOUS = 20
@@ -61,7 +62,7 @@ def make_release(workspace: Path) -> Artifact:
         for source in sorted(index.path.iterdir()):
             if source.name != MANIFEST:
                 link_or_copy(source, draft.path / source.name)
-        for name in (METRICS_FILE, *REPORT_FILES.values()):
+        for name in (METRICS_FILE, USERS_FILE, *REPORT_FILES.values()):
             link_or_copy(report.path / name, draft.path / name)
         card = _model_card(index, report)
         (draft.path / CARD_FILE).write_text(card, encoding="utf-8")

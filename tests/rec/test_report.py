@@ -5,9 +5,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from rec.evaluation.evaluate import Evaluation, Slice
+from rec.evaluation.evaluate import Evaluation
 from rec.evaluation.report import render_report
 from rec.evaluation.significance import paired_bootstrap
+from rec.evaluation.slicing import Slice
 
 ATTACK = '<script>alert("x")</script>&'
 VOID = {"meta", "rect", "line"}
