@@ -143,7 +143,8 @@ def test_json_survives_the_round_trip() -> None:
     assert set(document["metrics"]["following"]) == {
         f"{name}@3"
         for name in (
-            "ndcg", "recall", "mrr", "precision", "hit_rate", "coverage", "gini", "novelty"
+            "ndcg", "recall", "mrr", "precision", "hit_rate", "coverage", "gini", "novelty",
+                "f1", "debiased_ndcg", "group_auc", "roc_auc", "accuracy",
         )
     }  # fmt: skip
 
