@@ -1,0 +1,39 @@
+"""Make a workspace of a backup; every file is compared with its sha256 first.
+
+nextray restore --backup backups/monday --workspace ./workspace
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.progress import console
+from jobs.command import run_command
+from rec.stages.backing_up import restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreArguments:
+    """Say what, and where to."""
+
+    backup: Path
+    """Folder that `nextray backup` wrote."""
+    workspace: Path
+    """New folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(RestoreArguments, _work, argv, name="restore", description=str(__doc__))
+
+
+def _work(arguments: RestoreArguments) -> None:
+    content = restore(arguments.backup, arguments.workspace)
+    console().print(
+        f"restored {len(content['files'])} files of {content['created_at']}, the log up to event "
+        f"{content['last_seq']}. Who was erased since is in it again: run `nextray erase` for them"
+    )
+
+
+if __name__ == "__main__":
+    main()
