@@ -55,7 +55,11 @@ class InputArguments(Arguments):
     users: tuple[str, ...] = ()
     """The same for user attributes."""
     column: tuple[str, ...] = ()
-    """Foreign column names, OURS=THEIRS (user_id=customer)."""
+    """Foreign column names of events, OURS=THEIRS (user_id=customer)."""
+    item_column: tuple[str, ...] = ()
+    """The same for items (title=name)."""
+    user_column: tuple[str, ...] = ()
+    """The same for users (user_id=customer)."""
 
 
 A = TypeVar("A", bound=Arguments)
@@ -203,9 +207,12 @@ def _defaults(arguments_type: type[A], recipe: Recipe, name: str) -> A:
 
 
 def with_columns(arguments: InputArguments) -> Recipe:
-    """Return the recipe with the column mapping of ``--column`` added."""
-    if not arguments.column:
-        return arguments.recipe
+    """Return the recipe with the mappings of ``--column`` and its kin added."""
     cleaning = arguments.recipe.cleaning
-    mapped = dataclasses.replace(cleaning, column=(*cleaning.column, *arguments.column))
+    mapped = dataclasses.replace(
+        cleaning,
+        column=(*cleaning.column, *arguments.column),
+        item_column=(*cleaning.item_column, *arguments.item_column),
+        user_column=(*cleaning.user_column, *arguments.user_column),
+    )
     return dataclasses.replace(arguments.recipe, cleaning=mapped)

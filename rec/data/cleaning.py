@@ -6,14 +6,14 @@ file: it maps columns, parses types and gives every bad row a *reason*.
 Nothing is dropped in silence: ``rows_in = kept + duplicates + quarantined``, exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 import xxhash
 
-from rec.data.columns import map_columns, read_column, text_column
+from rec.data.columns import map_columns, mapping, read_column, text_column
 from rec.data.csv_rows import split_swallowed_lines
 from rec.data.event_ids import CONTENT_FIELDS
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
@@ -33,8 +33,8 @@ _MAX_ROWS_OF_A_FILE = 1 << 40
 MAX_ID_CHARACTERS, MAX_TYPE_CHARACTERS, MAX_QUERY_CHARACTERS = 256, 64, 512
 """What the endpoint takes too; longer texts are no ids, kinds of acts or searches."""
 _AT_LEAST_ONE = (
-    "near_duplicate_ms", "max_events_per_day", "min_user_events", "min_item_events",
-    "session_gap_s",
+    "near_duplicate_ms", "max_events_per_day", "max_events_per_user", "min_user_events",
+    "min_item_events", "session_gap_s",
 )  # fmt: skip
 _ID_COLUMNS = ("user_id", "item_id", "session_id", "event_id", "impression_id")
 _TEXT_COLUMNS = (
@@ -56,7 +56,11 @@ class CleaningConfig:
     """Say which rows are good enough."""
 
     column: tuple[str, ...] = ()
-    """Foreign column names as ``ours=theirs``, for instance ``user_id=customer``."""
+    """Foreign column names of events as ``ours=theirs``, for instance ``user_id=customer``."""
+    item_column: tuple[str, ...] = ()
+    """The same for items: ``title=name``."""
+    user_column: tuple[str, ...] = ()
+    """The same for users: ``user_id=customer``."""
     max_bad_ratio: float = 0.5
     """Quarantined share of all rows above which the job fails; raising it tolerates more."""
     pseudonymize_users: bool = True
@@ -73,8 +77,12 @@ class CleaningConfig:
     max_events_per_day: int | None = 10_000
     """Events of one user on one UTC day above which that day is a bot's: one every nine seconds
     without sleep. Lowering it finds slower bots, and shop assistants. ``None`` looks for none."""
+    max_events_per_user: int | None = 500_000
+    """Distinct events of one user above which all of them are a bot's (``bot_user``): one a minute
+    for a year. Memory follows it, never the largest user. ``None`` holds every user at once."""
     bots: Literal["quarantine", "report"] = "quarantine"
-    """What becomes of a bot's day: its rows are quarantined (``bot_rate``), or only counted."""
+    """What becomes of a bot's day: its rows are quarantined (``bot_rate``), or only counted. With
+    ``report`` a bot by ``max_events_per_user`` is kept too, and held at once."""
     min_user_events: int | None = None
     """Events a user needs; the others' are quarantined (``rare_user``)."""
     min_item_events: int | None = None
@@ -93,11 +101,12 @@ class CleaningConfig:
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--cleaning.{flag} must be None or at least 1, got {value}")
-        for pair in self.column:
-            if pair.count("=") != 1 or not all(pair.split("=")):
-                raise ConfigError(
-                    f"--cleaning.column expects OURS=THEIRS (user_id=customer), got {pair!r}"
-                )
+        for name, example in (
+            ("column", "user_id=customer"),
+            ("item_column", "title=name"),
+            ("user_column", "user_id=customer"),
+        ):
+            _check_pairs(getattr(self, name), name.replace("_", "-"), example)
 
     @property
     def is_trimmed(self) -> bool:
@@ -107,7 +116,18 @@ class CleaningConfig:
     @property
     def mapping(self) -> Mapping[str, str]:
         """Return ``theirs -> ours``."""
-        return {theirs: ours for ours, theirs in (pair.split("=") for pair in self.column)}
+        return mapping(self.column)
+
+
+def _check_pairs(pairs: Sequence[str], flag: str, example: str) -> None:
+    for pair in pairs:
+        if pair.count("=") != 1 or not all(pair.split("=")):
+            raise ConfigError(f"--cleaning.{flag} expects OURS=THEIRS ({example}), got {pair!r}")
+
+
+def last_order(file_number: int) -> int:
+    """Return the ``input_order`` behind every row that a file can have."""
+    return (file_number + 1) * _MAX_ROWS_OF_A_FILE - 1
 
 
 def normalise_events(

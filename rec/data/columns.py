@@ -24,17 +24,13 @@ def map_columns(chunk: pl.DataFrame, *, mapping: Mapping[str, str], file_name: s
     Raises:
         DataError: no column for a user, an item or a time.
     """
-    found = {theirs: ours for theirs, ours in mapping.items() if theirs in chunk.columns}
-    taken = set(chunk.columns) | set(found.values())
-    found |= {
+    taken = set(chunk.columns) | {o for theirs, o in mapping.items() if theirs in chunk.columns}
+    aliases = {
         alias: ours
         for alias, ours in ALIASES.items()
         if alias in chunk.columns and ours not in taken
     }
-    chunk = chunk.drop([ours for ours in found.values() if ours in chunk.columns])
-    named = chunk.rename(found)
-    if NESTED in named.columns:
-        named = named.with_columns(pl.col(NESTED).list.eval(pl.element().replace(found)))
+    named = rename_columns(chunk, {**mapping, **aliases})
     missing = [
         name
         for name in _NEEDED
@@ -52,6 +48,29 @@ def map_columns(chunk: pl.DataFrame, *, mapping: Mapping[str, str], file_name: s
         f"{file_name}: expected a column {missing[0]!r}, found {list_names(chunk)}: "
         f"map it with --cleaning.column {missing[0]}=THEIR_NAME"
     )
+
+
+def mapping(pairs: Sequence[str]) -> Mapping[str, str]:
+    """Return ``theirs -> ours`` of ``OURS=THEIRS`` pairs.
+
+    >>> mapping(["user_id=customer"])
+    {'customer': 'user_id'}
+    """
+    return {theirs: ours for ours, theirs in (pair.split("=") for pair in pairs)}
+
+
+def rename_columns(chunk: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+    """Return the rows with ``theirs -> ours`` renamed; what had our name already goes.
+
+    >>> rename_columns(pl.DataFrame({"name": ["tea"], "title": [""]}), {"name": "title"}).columns
+    ['title']
+    """
+    found = {theirs: ours for theirs, ours in names.items() if theirs in chunk.columns}
+    replaced = [ours for ours in found.values() if ours in chunk.columns and ours not in found]
+    named = chunk.drop(replaced).rename(found)
+    if NESTED in named.columns:
+        named = named.with_columns(pl.col(NESTED).list.eval(pl.element().replace(found)))
+    return named
 
 
 def concat_rows(frames: Sequence[pl.DataFrame], what: str) -> pl.DataFrame:

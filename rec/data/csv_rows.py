@@ -79,7 +79,9 @@ def split_swallowed_lines(rows: pl.DataFrame, columns: Sequence[str]) -> pl.Data
     if not joined.height:
         return rows
     lines = [line for record in joined.to_series().to_list() for line in _lines(record)]
-    apart = unreadable(lines, "stray_quote").with_columns(rows[ROW].max())
+    apart = unreadable(lines, "stray_quote").with_columns(
+        pl.lit(rows[ROW].max(), pl.Int64).alias(ROW)
+    )
     return pl.concat([rows.filter(~swallowed), apart], how="diagonal")
 
 

@@ -92,7 +92,10 @@ def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
             frame = frame.with_columns(pl.lit(None, pl.String).alias("item_id"))
         else:
             found = list_names(frame)
-            raise DataError(f"{file_name}: expected a column 'item_id', found {found}")
+            raise DataError(
+                f"{file_name}: expected a column 'item_id', found {found}: "
+                "map it with --item-column item_id=THEIR_NAME"
+            )
     for name in ("title", "text"):
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit("").alias(name))

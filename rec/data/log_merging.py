@@ -44,7 +44,7 @@ def merge_partition(before: Cleaned, rows: pl.DataFrame, *, config: CleaningConf
     is_named = pl.col("user_id").is_in(users)
     old_bots = pl.col(REASON) == BOT_RATE
     known = [
-        _as_rows(_forget_sessions(before.kept.filter(is_named))),
+        _as_rows(forget_sessions(before.kept.filter(is_named))),
         _as_rows(before.quarantined.filter(old_bots & is_named)),
     ]
     cleaned = clean_partition(pl.concat([*known, rows.select(_NAMES)]), config=config)
@@ -60,7 +60,7 @@ def merge_partition(before: Cleaned, rows: pl.DataFrame, *, config: CleaningConf
     )
 
 
-def _forget_sessions(events: pl.DataFrame) -> pl.DataFrame:
+def forget_sessions(events: pl.DataFrame) -> pl.DataFrame:
     """Take the derived session ids away: a new event may join two sessions or begin one."""
     return events.with_columns(
         pl.when(~looks_derived()).then(pl.col("session_id")).alias("session_id")

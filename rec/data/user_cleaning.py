@@ -15,7 +15,7 @@ from rec.data.rows import RAW, REASON
 
 SAME_ID, NEAR_IN_TIME, REPEAT = "same_event_id", "near_in_time", "consecutive_repeat"
 """Why an event is a duplicate."""
-BOT_RATE, RARE_ITEM, RARE_USER = "bot_rate", "rare_item", "rare_user"
+BOT_RATE, BOT_USER, RARE_ITEM, RARE_USER = "bot_rate", "bot_user", "rare_item", "rare_user"
 """Why a good row is quarantined."""
 DAY_MS = 24 * 3600 * 1000
 _COLUMNS = tuple(EVENT_SCHEMA.names)

@@ -1,13 +1,15 @@
 """The catalog's part of a preparation: item and user files to one artifact."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from rec.artifacts import (
     Artifact,
+    Draft,
     config_hash,
     file_sha256,
     find_artifact,
@@ -15,18 +17,18 @@ from rec.artifacts import (
     write_artifact,
 )
 from rec.data.cleaning import CleaningConfig
-from rec.data.columns import concat_rows, list_names, text_column
+from rec.data.columns import mapping, rename_columns
 from rec.data.files import list_files, read_chunks
 from rec.data.items import CATALOG_FILE, clean_items
-from rec.data.privacy import load_or_create_key, pseudonyms
-from rec.data.rows import MARKS, RAW, REASON
+from rec.data.privacy import load_or_create_key
+from rec.data.rows import RAW, REASON
 from rec.data.storage import digest_of
 from rec.data.tombstones import without_erased
-from rec.errors import DataError
+from rec.data.users import Users, clean_users
 from rec.stages.data_card import describe_items
 from rec.stages.item_overlay import OVERLAY_FILE, read_overlay, withdraw
 
-CATALOG_VERSION = 2
+CATALOG_VERSION = 3
 """Raising it makes catalogs anew that older code made of the same files."""
 USERS_FILE = "users.parquet"
 """User attributes, beside the items: kept for cold start, under pseudonyms."""
@@ -43,6 +45,9 @@ def prepare_catalog(
 ) -> tuple[Artifact, bool]:
     """Return the catalog of item and user files, and whether it was there already.
 
+    A file that cannot be read ends the run: without a part of the catalog every event of its items
+    would be quarantined.
+
     Raises:
         DataError: nothing to read, a column missing, or no item left.
     """
@@ -53,6 +58,8 @@ def prepare_catalog(
         "files": file_digests(files),
         "users": file_digests(user_files),
         "pseudonymize_users": config.pseudonymize_users,
+        "item_column": config.item_column,
+        "user_column": config.user_column,
         **(erased_setting(tombstones) if user_files else {}),
     }
     overlay = read_overlay(workspace)
@@ -63,16 +70,19 @@ def prepare_catalog(
     if found is not None:
         point_latest(workspace, "catalog", found.name)
         return found, True
-    chunks = [(path, chunk) for path in files for chunk in read_chunks(path)]
+    chunks = _read(files, mapping(config.item_column))
     catalog = clean_items([*chunks, *overlay.chunks()])
     kept = withdraw(catalog, overlay.deleted)
-    attributes = _read_users(user_files, config=config, key_path=key_path)
-    if attributes is not None:
-        attributes = without_erased(attributes, tombstones=tombstones, key_path=key_path)
+    attributes = None
+    if user_files:
+        attributes = clean_users(
+            list(_read(user_files, mapping(config.user_column))),
+            key=load_or_create_key(key_path) if config.pseudonymize_users else None,
+            leave_out=partial(without_erased, tombstones=tombstones, key_path=key_path),
+        )
     with write_artifact(workspace, "catalog", config=settings, parents={}) as draft:
         if attributes is not None:
-            attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
-            draft.details["users"] = attributes.height
+            _write_users(draft, attributes)
         draft.details |= describe_items(kept)
         draft.details["item_changes_through"] = overlay.through
         kept.write_parquet(draft.path / CATALOG_FILE, compression="zstd")
@@ -103,23 +113,20 @@ def file_digests(paths: Sequence[str]) -> list[str]:
     return [digest_of(path) for path in paths]
 
 
-def _read_users(
-    files: Sequence[str], *, config: CleaningConfig, key_path: Path
-) -> pl.DataFrame | None:
-    if not files:
-        return None
-    frames = []
+def _read(files: Sequence[str], names: Mapping[str, str]) -> Iterator[tuple[str, pl.DataFrame]]:
     for path in files:
         for chunk in read_chunks(path):
-            if "user_id" not in chunk.columns:
-                found = list_names(chunk)
-                raise DataError(f"{path}: expected a column 'user_id', found {found}")
-            named = chunk.with_columns(text_column(chunk, "user_id", path))
-            frames.append(named.drop(*MARKS, strict=False).drop_nulls("user_id"))
-    if not frames:
-        raise DataError("expected at least one user, the files are empty: check --users")
-    users = concat_rows(frames, "users")
-    if config.pseudonymize_users:
-        names = pseudonyms(users["user_id"].to_list(), load_or_create_key(key_path))
-        users = users.with_columns(pl.Series("user_id", names, dtype=pl.String))
-    return users.unique("user_id", keep="last", maintain_order=True).sort("user_id")
+            yield path, rename_columns(chunk, names)
+
+
+def _write_users(draft: Draft, users: Users) -> None:
+    users.attributes.write_parquet(draft.path / USERS_FILE, compression="zstd")
+    if users.quarantined.height:
+        users.quarantined.write_parquet(draft.path / "users_quarantine.parquet")
+    draft.details["users"] = users.attributes.height
+    draft.counts["users"] = {
+        "rows_in": users.num_rows_in,
+        "kept": users.attributes.height,
+        "duplicates": users.num_duplicates,
+        "quarantined": dict(users.quarantined["reason"].value_counts().iter_rows()),
+    }

@@ -12,7 +12,7 @@ import polars as pl
 
 from rec.artifacts import Artifact
 from rec.data.counts import CleaningCounts
-from rec.data.log_statistics import LogStatistics, gini, weighted_quantiles
+from rec.data.log_statistics import TOP_USERS, LogStatistics, gini, weighted_quantiles
 from rec.data.near_duplicates import find_near_duplicates
 from rec.data.text import detect_languages
 
@@ -38,6 +38,7 @@ def make_card(
     items: pl.DataFrame,
     samples: Mapping[str, Sequence[str]],
     bot_days: int,
+    bots: Mapping[str, int],
     catalog: Artifact,
 ) -> dict[str, Any]:
     """Return the card.
@@ -48,6 +49,7 @@ def make_card(
         items: ``item_id, events`` of the items that occur.
         samples: quarantined rows by reason.
         bot_days: days of one user above the limit of the plan.
+        bots: events of the users who were set aside as a whole.
         catalog: the items; its details hold their languages and near duplicates.
     """
     card: dict[str, Any] = {
@@ -64,7 +66,7 @@ def make_card(
             "last": _iso(statistics.last_ms),
             "months": dict(statistics.months),
         },
-        "users": _users(statistics, bot_days=bot_days),
+        "users": {**_users(statistics, bot_days=bot_days), "bots": _heaviest_bots(bots)},
         "items": _items(items, num_items=catalog.counts["kept"]),
         "tie_share": statistics.tie_share,
         "languages": {
@@ -98,6 +100,11 @@ def _users(statistics: LogStatistics, *, bot_days: int) -> dict[str, Any]:
         ],
         "bot_days": bot_days,
     }
+
+
+def _heaviest_bots(bots: Mapping[str, int]) -> list[dict[str, Any]]:
+    heaviest = sorted(bots.items(), key=lambda bot: (-bot[1], bot[0]))
+    return [{"user_id": user_id, "events": events} for user_id, events in heaviest[:TOP_USERS]]
 
 
 def _top_percent_share(statistics: LogStatistics) -> float:
@@ -161,6 +168,10 @@ def _warnings(card: Mapping[str, Any], counts: CleaningCounts) -> list[dict[str,
         {"code": "heavy_user", "user_id": user["user_id"], "share": user["share"]}
         for user in card["users"]["heaviest"]
         if user["share"] > HEAVY_SHARE and card["users"]["users"] > 1 / HEAVY_SHARE
+    ]
+    found += [
+        {"code": "bot_user", "user_id": bot["user_id"], "number": bot["events"]}
+        for bot in card["users"]["bots"]
     ]
     if card["users"]["bot_days"]:
         found.append({"code": "bot_days", "number": card["users"]["bot_days"]})

@@ -17,6 +17,7 @@ _WORDS: dict[PageLanguage, dict[str, str]] = {
         "summary": "{kept} of {rows_in} rows kept; {users} users, {items} items; {first} to {last}",
         "warnings": "Worth a look",
         "heavy_user": "One user ({user_id}) has {share} of all events: a bot, a till, a test?",
+        "bot_user": "User {user_id} is a bot: {number} events, all set aside.",
         "bot_days": "{number} user days have more events than the limit (a bot's).",
         "ties": "{share} of the events share user and millisecond with another: their order is "
         "unknown.",
@@ -57,6 +58,7 @@ _WORDS: dict[PageLanguage, dict[str, str]] = {
         "summary": "共 {rows_in} 行，保留 {kept} 行；用户 {users}，商品 {items}；{first} 至 {last}",
         "warnings": "值得注意",
         "heavy_user": "单个用户（{user_id}）占全部事件的 {share}：是机器人、收银台还是测试账号？",
+        "bot_user": "用户 {user_id} 是机器人：{number} 个事件，全部隔离。",
         "bot_days": "有 {number} 个“用户日”的事件数超过上限（疑似机器人）。",
         "ties": "{share} 的事件与同一用户的其他事件时间相同（毫秒级），先后顺序未知。",
         "quarantined": "{share} 的行被隔离。",

@@ -85,8 +85,9 @@ def clean_log(
     )
     before = sources.before
     files = list(enumerate(sources.files))[sources.num_known :]
-    rows = list(spread(ready_worker(spiller), files, label="reading the log"))
-    num_rows = sum(rows) + (before.counts["rows_in"] if before else 0)
+    spilled = list(spread(ready_worker(spiller), files, label="reading the log"))
+    _check_files([file.problem for file in spilled if file.problem], len(sources.files), config)
+    num_rows = sum(file.num_rows for file in spilled) + (before.counts["rows_in"] if before else 0)
     cleaner = CleanPartition(
         config=config,
         spill=spill,
@@ -157,6 +158,7 @@ def _describe(
             items=_read_item_counts(item_folder),
             samples=_first_samples(summaries),
             bot_days=sum(summary.bot_days for summary in summaries),
+            bots={user: number for summary in summaries for user, number in summary.bots.items()},
             catalog=catalog,
         )
         _write_card(draft.path, card)
@@ -208,6 +210,7 @@ def _trim(
                 quarantined=add_numbers([before.counts.quarantined, after.counts.quarantined]),
             ),
             bot_days=before.bot_days,
+            bots=before.bots,
             samples=_first_samples([before, after]),
         )
         for before, after in zip(cleaned, trimmed, strict=True)
@@ -265,8 +268,20 @@ def _warn(card: Mapping[str, Any]) -> None:
         if warning["code"] == "heavy_user":
             share = 100 * warning["share"]
             _log.warning("user %s has %.1f %% of all events", warning["user_id"], share)
+        if warning["code"] == "bot_user":
+            _log.warning("user %s is a bot: %d events", warning["user_id"], warning["number"])
         if warning["code"] == "bot_days":
             _log.warning("%d user days have more events than the limit", warning["number"])
+
+
+def _check_files(problems: Sequence[str], num_files: int, config: CleaningConfig) -> None:
+    for problem in problems:
+        _log.warning("%s; the other files are read", problem)
+    if len(problems) > config.max_bad_ratio * num_files:
+        raise DataError(
+            f"{problems[0]} ({len(problems)} of {num_files} files, more than "
+            f"--cleaning.max-bad-ratio {config.max_bad_ratio} allows)"
+        )
 
 
 def _check_event_types(statistics: LogStatistics) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 import xxhash
 
-from rec.data.cleaning import CleaningConfig, normalise_events
-from rec.data.counts import CleaningCounts
+from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig, last_order, normalise_events
+from rec.data.counts import CleaningCounts, add_numbers
 from rec.data.events import EVENT_SCHEMA
-from rec.data.files import read_chunks
+from rec.data.files import UnreadableFileError, read_chunks
 from rec.data.items import load_items
 from rec.data.log_merging import merge_partition
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
@@ -23,16 +23,27 @@ from rec.data.rows import RAW, REASON
 from rec.data.sequences import build_sequences, distinct_queries, save_part
 from rec.data.tombstones import without_erased
 from rec.data.user_cleaning import (
+    BOT_USER,
+    SAME_ID,
     Cleaned,
     clean_partition,
     count_bot_days,
     empty_quarantine,
     trim_partition,
 )
+from rec.stages.bot_users import (
+    SetAside,
+    count_bots,
+    first_bot_rows,
+    set_bots_aside,
+    without_bots,
+)
 from rec.stages.data_card import SAMPLES
+from rec.stages.spilling import PieceWriter, find_pieces, read_batches
 
 QUARANTINE = "quarantine"
 """Folder of an events artifact with the rows that were not good enough, and why."""
+UNREADABLE_FILE = "unreadable_file"
 QUARANTINE_NAMES = {REASON: "reason", RAW: "raw"}
 
 
@@ -53,33 +64,60 @@ class SpillFile:
     tombstone_key: Path | None = None
     """The key of the tombstones; needed where there are any."""
 
-    def __call__(self, task: tuple[int, str]) -> int:
-        """Return the number of rows of file ``(number, path)``."""
+    def __call__(self, task: tuple[int, str]) -> "SpilledFile":
+        """Return what was read of file ``(number, path)``."""
         number, path = task
         known_items = load_items(self.catalog)["item_id"]
         key = None
         if self.key_path is not None and path not in self.feedback:
             key = load_or_create_key(self.key_path)
-        num_rows = 0
-        for chunk_number, chunk in enumerate(read_chunks(path)):
-            rows = normalise_events(
-                chunk,
-                config=self.config,
-                file_number=number,
-                file_name=path,
-                known_items=known_items,
-                now_ms=self.now_ms,
-                pseudonym_key=key,
-            )
-            if self.tombstones:
-                assert self.tombstone_key is not None
-                rows = without_erased(rows, tombstones=self.tombstones, key_path=self.tombstone_key)
-            num_rows += rows.height
-            partitions = partition_of(rows["user_id"], self.num_partitions)
-            for (partition,), piece in rows.group_by(partitions, maintain_order=True):
-                name = f"partition-{partition:05d}-{number:06d}-{chunk_number:06d}.parquet"
-                piece.write_parquet(self.folder / name, compression="lz4")
-        return num_rows
+        num_rows, problem = 0, None
+        with PieceWriter(self.folder, number) as pieces:
+            try:
+                for chunk in read_chunks(path):
+                    rows = normalise_events(
+                        chunk,
+                        config=self.config,
+                        file_number=number,
+                        file_name=path,
+                        known_items=known_items,
+                        now_ms=self.now_ms,
+                        pseudonym_key=key,
+                    )
+                    if self.tombstones:
+                        assert self.tombstone_key is not None
+                        rows = without_erased(
+                            rows, tombstones=self.tombstones, key_path=self.tombstone_key
+                        )
+                    num_rows += rows.height
+                    self._write(rows, pieces)
+            except UnreadableFileError as error:
+                # What was read of it stays; the rest counts as one row, as nobody knows its rows.
+                problem = str(error)
+                self._write(unreadable_file(number, problem), pieces)
+                num_rows += 1
+        return SpilledFile(num_rows=num_rows, problem=problem)
+
+    def _write(self, rows: pl.DataFrame, pieces: PieceWriter) -> None:
+        # Bad rows need not meet those of their user; many have none, and would fill one partition.
+        of_user = partition_of(rows["user_id"], self.num_partitions)
+        partitions = rows.select(
+            pl.when(pl.col(REASON).is_null())
+            .then(of_user)
+            .otherwise(pl.col(ORDER) % self.num_partitions)
+            .alias("partition")
+        ).to_series()
+        for (partition,), piece in rows.group_by(partitions, maintain_order=True):
+            pieces.write(piece, int(str(partition)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpilledFile:
+    """Hold what was read of one file."""
+
+    num_rows: int
+    problem: str | None = None
+    """Why it could not be read to its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +132,8 @@ class PartitionSummary:
     num_unclear_sessions: int = 0
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The first quarantined rows of each reason."""
+    bots: Mapping[str, int] = field(default_factory=dict)
+    """Events by user of those who have more than a person can have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,18 +149,36 @@ class CleanPartition:
 
     def __call__(self, partition: int) -> PartitionSummary:
         """Return the summary of a partition."""
-        pieces = sorted(self.spill.glob(f"partition-{partition:05d}-*.parquet"))
+        pieces = find_pieces(self.spill, partition)
         before = None if self.before is None else _read_part(partition, folder=self.before)
         if not pieces and before is None:
             return PartitionSummary()
+        old_bots = None if self.before is None else _bots_path(partition, folder=self.before)
+        path = _bots_path(partition, folder=self.folder)
+        aside = set_bots_aside(
+            pieces,
+            before,
+            old_bots=old_bots if old_bots and old_bots.is_file() else None,
+            path=path,
+            config=self.config,
+        )
+        rows = _read_pieces(pieces, aside)
+        for piece in pieces:
+            piece.unlink()
         if before is None:
-            cleaned = clean_partition(_read_pieces(pieces), config=self.config)
-        elif pieces:
-            cleaned = merge_partition(before, _read_pieces(pieces), config=self.config)
+            cleaned = clean_partition(rows, config=self.config)
         else:
-            bot_days = count_bot_days(before.kept, before.quarantined, self.config)
-            cleaned = replace(before, bot_days=bot_days)
-        return _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
+            before = without_bots(before, aside.bots)
+            if rows.height:
+                cleaned = merge_partition(before, rows, config=self.config)
+            else:
+                bot_days = count_bot_days(before.kept, before.quarantined, self.config)
+                cleaned = replace(before, bot_days=bot_days)
+        if len(aside.duplicates):
+            again = {SAME_ID: len(aside.duplicates)}
+            cleaned = replace(cleaned, duplicates=add_numbers([cleaned.duplicates, again]))
+        summary = _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
+        return _with_bots(summary, path, aside.bots)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +219,9 @@ class SummarisePartition:
             return PartitionSummary()
         item_counts(cleaned.kept).write_parquet(self.item_counts / _part_name(partition))
         bot_days = count_bot_days(cleaned.kept, cleaned.quarantined, self.config)
-        return _summarise(replace(cleaned, bot_days=bot_days))
+        summary = _summarise(replace(cleaned, bot_days=bot_days))
+        path = _bots_path(partition, folder=self.folder)
+        return _with_bots(summary, path, count_bots(path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,8 +262,36 @@ def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
     return frame.join(table, on="user_id", how="left", maintain_order="left")["partition"]
 
 
-def _read_pieces(pieces: Sequence[Path]) -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(piece) for piece in pieces])
+def unreadable_file(file_number: int, problem: str) -> pl.DataFrame:
+    """Return the one row that stands for what could not be read of a file."""
+    row = {REASON: UNREADABLE_FILE, RAW: problem, "user_id": "", ORDER: last_order(file_number)}
+    return pl.DataFrame([row], schema=RAW_SCHEMA)
+
+
+def _read_pieces(pieces: Sequence[Path], aside: SetAside) -> pl.DataFrame:
+    """Return the rows of the users who are left, without what is known of them to be twice."""
+    is_left = ~pl.col("user_id").is_in(list(aside.bots)) | pl.col(REASON).is_not_null()
+    is_left &= ~pl.col(ORDER).is_in(aside.duplicates.implode())
+    frames = [frame.filter(is_left) for frame in read_batches(pieces)]
+    return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *frames])
+
+
+def _bots_path(partition: int, *, folder: Path) -> Path:
+    return folder / QUARANTINE / f"part-{partition:05d}-bots.parquet"
+
+
+def _with_bots(summary: PartitionSummary, path: Path, bots: Mapping[str, int]) -> PartitionSummary:
+    """Return a summary with the users that were set aside."""
+    if not bots:
+        return summary
+    counts = summary.counts
+    quarantined = add_numbers([counts.quarantined, {BOT_USER: sum(bots.values())}])
+    return replace(
+        summary,
+        counts=replace(counts, quarantined=quarantined),
+        samples={**summary.samples, **_samples(first_bot_rows(path, SAMPLES))},
+        bots=bots,
+    )
 
 
 def _read_part(partition: int, *, folder: Path) -> Cleaned | None:

@@ -3,7 +3,8 @@
 Three passes, each over independent tasks: *spill* (a file to pieces by user partition), *clean* (a
 partition's pieces to its events and quarantine) and *sequence* (a partition's events to tokens);
 with minimum counts a fourth, *trim*, once every item is counted. A user's rows always meet in one
-partition, nothing is sorted globally, and memory is bounded by the largest partition.
+partition, nothing is sorted globally. Memory follows neither the log nor its largest user: a long
+log has more partitions, and a user larger than one is a bot and set aside.
 
 Where files were added behind those that the newest events were made of, only the new ones are read
 and only the users that they name are cleaned; the result is that of a full rebuild.
@@ -25,7 +26,7 @@ from rec.artifacts import (
     write_artifact,
 )
 from rec.data.cleaning import CleaningConfig
-from rec.data.files import list_files
+from rec.data.files import estimate_rows, list_files
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.data.sequences import save_vocabulary
 from rec.data.tombstones import load_tombstones
@@ -35,8 +36,10 @@ from rec.stages.log_cleaning import Sources, clean_log
 from rec.stages.log_workers import SequencePartition
 
 KEY_FILE = "pseudonym.key"
-EVENTS_VERSION = 2
+EVENTS_VERSION = 3
 """Raising it makes events anew that older code made of the same files."""
+PARTITION_ROWS = 1 << 19
+"""Of one partition, on average: cleaning takes about 600 bytes for each."""
 FEEDBACK_BATCHES = Path("feedback") / "batches"
 """Where ``jobs.ingest`` leaves what serving has logged: part of every log."""
 
@@ -70,7 +73,8 @@ def prepare(
         items: the same for the catalog.
         users: the same for user attributes; optional.
         config: what is good enough.
-        num_partitions: parts the users are hashed into.
+        num_partitions: parts the users are hashed into, at least; a long log gets more, so that
+            memory does not follow it.
         spread: who does the tasks.
         now_ms: the time of the run; now if absent.
 
@@ -92,6 +96,7 @@ def prepare(
         str(path.resolve()) for path in (workspace / FEEDBACK_BATCHES).glob("*.parquet")
     )
     given = [path for path in list_files(events) if path not in batches]
+    num_partitions = enough_partitions([*given, *batches], at_least=num_partitions)
     parents = {"catalog": catalog.name}
     settings = {
         "cleaning": asdict(config),
@@ -144,6 +149,18 @@ def prepare(
         sequences=sequences,
         is_skipped=catalog_is_old and events_is_old and sequences_is_old,
     )
+
+
+def enough_partitions(files: Sequence[str], *, at_least: int) -> int:
+    """Return how many partitions bound the rows of one: ``at_least``, doubled as often as needed.
+
+    Doubled, so that a growing log is seldom cut anew.
+    """
+    num_rows = sum(map(estimate_rows, files))
+    num_partitions = at_least
+    while num_rows > num_partitions * PARTITION_ROWS:
+        num_partitions *= 2
+    return num_partitions
 
 
 def _events_to_merge_into(
