@@ -6,6 +6,7 @@ Shapes: B users, V items, Q queries, L events, D width.
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
 from rec.data.sequences import Sequences
@@ -23,6 +24,27 @@ def embed_items(model: SequenceModel) -> Tensor:
     indexes = torch.arange(1, model.items.num_items + 1)
     blocks = [model.items(block) for block in indexes.split(1 << 16)]
     return torch.cat(blocks).contiguous()
+
+
+def place_by_kin(e_i: Tensor, kin: sparse.csr_array, *, is_cold: NDArray[np.bool_]) -> Tensor:
+    """Return e_i with cold items in the middle of the items nearest in text, float32 ``(V, D)``.
+
+    A cold item was never anyone's next item, so the towers have only pushed it away.
+
+    Args:
+        e_i: float32 ``(V, D)``, L2-normalised.
+        kin: sparse ``(V, V)``, weights of the items nearest in text (rows) to an item (column).
+        is_cold: bool ``(V,)``; cold items without kin stay where they are.
+    """
+    columns = np.flatnonzero(is_cold)
+    if not len(columns):
+        return e_i
+    middles = torch.from_numpy((kin[:, columns].T @ e_i.numpy()).astype(np.float32))
+    norms = middles.norm(dim=1, keepdim=True)
+    has_kin = norms.squeeze(1) > 0
+    placed = e_i.clone()
+    placed[torch.from_numpy(columns)[has_kin]] = (middles / norms)[has_kin]
+    return placed
 
 
 @torch.inference_mode()

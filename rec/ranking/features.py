@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rec.data.sequences import Sequences
 from rec.models.transitions import ties_back
@@ -23,18 +24,31 @@ SOURCES = (
     "lifts",
     "neighbors",
     "text",
+    "kin",
     "popularity",
     "recent_popularity",
     "newest_popularity",
 )
 """What proposes candidates; an item named by several is called by the one that ranks it best."""
-_QUOTA = (1.0, 1.0, 0.6, 0.4, 0.4, 0.4, 0.3, 0.4, 0.4, 0.4)
+_QUOTA = (1.0, 1.0, 0.6, 0.4, 0.4, 0.4, 0.3, 0.2, 0.4, 0.4, 0.4)
 """Share of ``num_candidates`` that each source may propose."""
-_RANKED = ("sequence", "personal", "accompanies", "follows", "lifts", "neighbors", "text")
+RANKED = (
+    "sequence",
+    "personal",
+    "accompanies",
+    "follows",
+    "lifts",
+    "neighbors",
+    "text",
+    "kin",
+)
 """Sources whose rank among the user's candidates is a feature beside their score."""
+_COLD_QUOTA = 0.2
+"""Share of ``num_candidates`` for the items without events that the sequence model ranks best:
+where the whole catalog competes, it hardly ever proposes one."""
 FEATURES = (
-    *_RANKED,
-    *(f"{name}_rank" for name in _RANKED),
+    *RANKED,
+    *(f"{name}_rank" for name in RANKED),
     "popularity_rank",
     "category",
     "popularity",
@@ -47,6 +61,7 @@ FEATURES = (
     "item_users",
     "item_repeat_share",
     "item_repeat_gap",
+    "kin_popularity",
     "own_count",
     "own_share",
     "own_idle",
@@ -100,7 +115,7 @@ def find_candidates(
         num_candidates: most that one source proposes.
         allowed: bool ``(B, V)``, items that may appear; all if absent.
     """
-    scores = {"sequence": cosines, **score_sources(tables, histories)}
+    scores = {"sequence": cosines.copy(), **score_sources(tables, histories)}
     rows, items, sources = _propose(
         tables, histories, scores=scores, num_candidates=num_candidates, allowed=allowed
     )
@@ -131,37 +146,44 @@ def _propose(
         "recent_popularity": shares[:, 1] + fine,
         "newest_popularity": shares[:, 3] + 1e-2 * shares[:, 2] + fine,
     }
-    blocked = None if allowed is None else torch.from_numpy(~allowed)
+    blocked = None if allowed is None else np.nonzero(~allowed)
     is_cold = torch.from_numpy(histories.lengths == 0)
     num_items = tables.num_items
-    found = []
+    found: list[tuple[Tensor, Tensor, int]] = []  # picks (B, n), V = nothing; places (n); source
     for source, quota in zip(SOURCES, _QUOTA, strict=True):
+        code = SOURCES.index(source)
         width = min(num_items, max(1, round(quota * num_candidates)))
-        if source == "popularity":
-            width = min(num_items, num_candidates)  # fills the lists of cold users
         if source in popular:
-            values = torch.from_numpy(popular[source]).expand(histories.num_users, -1)
-        else:
-            values = torch.from_numpy(scores[source])
+            # Whoever has a history needs only the head; it fills the lists of cold users.
+            most = min(num_items, num_candidates) if source == "popularity" else width
+            picks, order = _first_allowed(popular[source], allowed, width=most)
+            picks = picks.expand(histories.num_users, -1)
+            if most > width:
+                is_tail = (order >= width) & ~is_cold.unsqueeze(1)
+                picks = torch.where(is_tail, num_items, picks)
+            found.append((torch.where(order < most, picks, num_items), order, code))
+            continue
+        values = torch.from_numpy(scores[source])
         if blocked is not None:
-            values = values.masked_fill(blocked, float("-inf"))
+            values[blocked] = float("-inf")
         best, picks = values.topk(width, dim=1)
-        is_named = best.isfinite()
-        if source == "sequence":
-            is_named &= ~is_cold.unsqueeze(1)
-        elif source not in popular:
-            is_named &= best > 0
-        elif source == "popularity":
-            # Whoever has a history needs only the head of it.
-            head = max(1, round(quota * num_candidates))
-            is_named[:, head:] &= is_cold.unsqueeze(1)
-        found.append(torch.where(is_named, picks, num_items))
-    names = torch.cat(found, dim=1)  # (B, sum of widths), V = nothing
-    places = torch.cat([torch.arange(table.shape[1]) for table in found])
-    codes = torch.cat([torch.full((t.shape[1],), code) for code, t in enumerate(found)])
+        is_named = best.isfinite() & ~is_cold.unsqueeze(1) if source == "sequence" else best > 0
+        found.append((torch.where(is_named, picks, num_items), torch.arange(width), code))
+    without_events = torch.from_numpy(np.flatnonzero(tables.counts == 0))
+    if len(without_events):
+        width = min(len(without_events), max(1, round(_COLD_QUOTA * num_candidates)))
+        best, picks = torch.from_numpy(scores["sequence"])[:, without_events].topk(width, dim=1)
+        is_named = best.isfinite() & ~is_cold.unsqueeze(1)
+        picks = torch.where(is_named, without_events[picks], num_items)
+        found.append((picks, torch.arange(width), SOURCES.index("sequence")))
     # Sorted by item, then place, then source: the first of each item names its source.
-    key = (names * 4096 + places) * len(SOURCES) + codes
-    ordered = key.sort(dim=1).values
+    ordered = (
+        torch.cat(
+            [(picks * 4096 + places) * len(SOURCES) + code for picks, places, code in found], dim=1
+        )
+        .sort(dim=1)
+        .values
+    )
     picked = ordered // (4096 * len(SOURCES))
     is_first = torch.ones_like(picked, dtype=torch.bool)
     is_first[:, 1:] = picked[:, 1:] != picked[:, :-1]
@@ -173,6 +195,23 @@ def _propose(
         picked[rows, columns].numpy(),
         (chosen % len(SOURCES)).to(torch.int8).numpy(),
     )
+
+
+def _first_allowed(
+    values: NDArray[np.float32], allowed: NDArray[np.bool_] | None, *, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return the best items, ``(1, n)``, and each one's place among a user's allowed ones.
+
+    A place is ``width`` or more where the item is not among the user's first ones; ``(B, n)``.
+    """
+    order = np.argsort(-values, kind="stable")
+    if allowed is None:
+        return torch.from_numpy(order[None, :width].copy()), torch.arange(width).unsqueeze(0)
+    hidden = int((~allowed).sum(axis=1).max(initial=0))
+    order = order[: min(len(order), width + hidden)]
+    is_open = torch.from_numpy(allowed[:, order])
+    places = torch.where(is_open, is_open.cumsum(dim=1) - 1, width)
+    return torch.from_numpy(order[None, :].copy()), places.clamp(max=width)
 
 
 def _describe(
@@ -217,7 +256,7 @@ def _describe(
     user_idle = np.where(has_any, _log_s(now_ms - newest_ms), np.nan)
     shares = tables.log_shares[items]  # (C, W)
     starts = np.searchsorted(rows, np.arange(num_users + 1))
-    named = {name: scores[name][rows, items] for name in _RANKED}
+    named = {name: scores[name][rows, items] for name in RANKED}
     columns = (
         *named.values(),
         *(_rank(value, rows=rows, starts=starts) for value in named.values()),
@@ -230,6 +269,7 @@ def _describe(
         np.log1p(tables.num_users[items]),
         1 - tables.num_users[items] / np.maximum(tables.counts[items], 1),
         tables.repeat_gap[items],
+        np.log(np.exp(tables.log_shares[:, 0]) @ tables.kin + 1e-9)[items],
         own_count,
         own_count / np.maximum(lengths[rows], 1),
         own_idle,

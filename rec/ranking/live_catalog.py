@@ -27,7 +27,13 @@ from torch import Tensor
 from rec.ranking.item_changes import ItemChange, ItemChanges, newest_changes
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles
-from rec.ranking.sources import WINDOW_SHARES, SourceTables, category_table, text_directions
+from rec.ranking.sources import (
+    WINDOW_SHARES,
+    SourceTables,
+    category_table,
+    find_kin,
+    text_directions,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +226,10 @@ def _tables(
     unseen = [np.log(0.5 / (max(1, round(share * total)) + 1)) for share in WINDOW_SHARES]
     never = tables.repeat_gap[tables.counts <= 1]
     gap = float(never[0]) if len(never) else float(np.median(tables.repeat_gap))
+    counts = _fill(tables.counts, 0, added)
+    new = np.arange(num_items, items.height)
+    kin = _widen(tables.kin, added)[:, :num_items]
+    kin = sparse.hstack([kin, find_kin(reduced, counts > 0, columns=new)], format="csr")
     return replace(
         tables,
         **{
@@ -227,11 +237,12 @@ def _tables(
             for name in ("follows", "accompanies", "lifts", "neighbors")
         },
         categories=category_table(items["category"]),
+        kin=sparse.csr_array(kin),
         text=reduced,
         log_shares=np.concatenate(
             [tables.log_shares, np.tile(np.asarray(unseen, np.float32), (added, 1))]
         ),
-        counts=_fill(tables.counts, 0, added),
+        counts=counts,
         num_users=_fill(tables.num_users, 0, added),
         first_ms=_fill(tables.first_ms, tables.end_ms, added),
         last_ms=_fill(tables.last_ms, -1, added),

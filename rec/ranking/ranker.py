@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.features import FEATURES
+from rec.ranking.features import FEATURES, RANKED
 
 RANKER_FILE = "ranker.json"
 MODES = ("new", "all")
+LEADS = (*RANKED, "popularity", "recent_popularity", "newest_popularity")
+"""Single sources that trees must beat; one of them orders alone where they do not."""
+LEAD_WEIGHT = 2.0
+"""What the first place of the lead starts with: a few dozen trees can overturn it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,9 @@ class RankerConfig:
     """Candidates that the trees are fitted on; time grows with it."""
     min_moments: int = 50
     """Moments with a hit among the candidates below which there are no trees."""
+    max_hidden_share: float = 0.3
+    """Most items that half of the moments know by text alone. It is the catalog's own share of
+    items without events up to this; raising it can bring dead items into the lists."""
     num_folds: int = 2
     """Folds over users that calibrate the trees and compare them with what they read."""
     num_trees: int = 100
@@ -56,6 +63,10 @@ class RankerConfig:
     def __post_init__(self) -> None:
         if not 0 < self.window_share < 1:
             raise ConfigError(f"--ranker.window-share must be in (0, 1), got {self.window_share}")
+        if not 0 <= self.max_hidden_share < 1:
+            raise ConfigError(
+                f"--ranker.max-hidden-share must be in [0, 1), got {self.max_hidden_share}"
+            )
         if self.num_folds < 2:
             raise ConfigError(f"--ranker.num-folds must be >= 2, got {self.num_folds}")
         if self.learning_rate <= 0:
@@ -80,16 +91,42 @@ class Trees:
     """Hold one set of trees and what turns its output into log-odds.
 
     Attributes:
-        booster: gives a number that orders one user's candidates.
+        lead: the source that orders best alone; the trees start from its order.
+        booster: what the trees add to it; absent where that made the order no better.
         slope: of the log-odds in that number.
         intercept: log-odds where it is 0.
         metrics: out-of-fold NDCG of the trees, of the cosine and of single sources.
     """
 
-    booster: lightgbm.Booster
+    lead: str
+    booster: lightgbm.Booster | None
     slope: float
     intercept: float
     metrics: Mapping[str, float]
+
+    def predict(self, features: NDArray[np.float32], *, num_threads: int) -> NDArray[np.float64]:
+        """Return the number that orders one user's candidates, float64 ``(C,)``."""
+        raw = LEAD_WEIGHT * follow_lead(features, self.lead)
+        if self.booster is not None:
+            raw += np.asarray(self.booster.predict(features, num_threads=num_threads))
+        return raw
+
+
+def follow_lead(features: NDArray[np.float32], lead: str) -> NDArray[np.float64]:
+    """Return one source's order, equals by recent popularity, float64 ``(C,)`` in 0..2.
+
+    Args:
+        features: float32 ``(C, F)``, columns ``FEATURES``.
+        lead: one of ``LEADS``.
+    """
+    popular = features[:, FEATURES.index("popularity_rank")].astype(np.float64)
+    if lead in RANKED:
+        first = features[:, FEATURES.index(f"{lead}_rank")].astype(np.float64)
+    else:
+        # Log shares fall below 0: nearer to 0 is better.
+        first = -features[:, FEATURES.index(lead)].astype(np.float64)
+    order: NDArray[np.float64] = 1 / (1 + first) + 1e-4 / (1 + popular)
+    return order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,10 +148,8 @@ class Ranker:
         trees = self.trees[mode]
         if not len(features):
             return np.zeros(0, dtype=np.float32)
-        raw = trees.booster.predict(features, num_threads=num_threads)
-        result: NDArray[np.float32] = (trees.slope * np.asarray(raw) + trees.intercept).astype(
-            np.float32
-        )
+        raw = trees.predict(features, num_threads=num_threads)
+        result: NDArray[np.float32] = (trees.slope * raw + trees.intercept).astype(np.float32)
         return result
 
 
@@ -122,8 +157,11 @@ def save_ranker(ranker: Ranker, folder: Path) -> None:
     """Write the trees in the library's text format, and one JSON file beside them."""
     modes: dict[str, Any] = {}
     for mode, trees in ranker.trees.items():
-        trees.booster.save_model(folder / _trees_file(mode))
+        if trees.booster is not None:
+            trees.booster.save_model(folder / _trees_file(mode))
         modes[mode] = {
+            "lead": trees.lead,
+            "has_trees": trees.booster is not None,
             "slope": trees.slope,
             "intercept": trees.intercept,
             "metrics": dict(trees.metrics),
@@ -146,7 +184,12 @@ def load_ranker(folder: Path) -> Ranker:
     return Ranker(
         trees={
             mode: Trees(
-                booster=lightgbm.Booster(model_file=folder / _trees_file(mode)),
+                booster=(
+                    lightgbm.Booster(model_file=folder / _trees_file(mode))
+                    if entry["has_trees"]
+                    else None
+                ),
+                lead=entry["lead"],
                 slope=entry["slope"],
                 intercept=entry["intercept"],
                 metrics=entry["metrics"],

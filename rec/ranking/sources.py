@@ -8,11 +8,12 @@ events, never in days, so that a log of any pace, or one that knows only an orde
 Shapes: V items, B users, G categories, W popularity windows, T text width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -29,6 +30,12 @@ _NEIGHBOR_EVENTS = 200
 """Newest events of a user that make neighbours: the work grows with their square."""
 TEXT_WIDTH = 64
 """Directions kept of the item texts: enough to find neighbours, a sixth of the work."""
+NUM_KIN = 20
+"""Items nearest in text that speak for an item without events."""
+MAX_KIN_ITEMS = 100_000
+"""Largest catalog whose kin are looked for: the work grows with its square."""
+_KIN_BLOCK = 1 << 23
+"""Cosines of texts held at once: 32 MB."""
 _GAP_PRIOR = 5.0
 """Repeats at the log's mean gap that each item starts with, so that one repeat says little."""
 
@@ -43,6 +50,8 @@ class SourceTables:
         lifts: the same, popular followers held down.
         neighbors: sparse ``(V, V)``, cosine over users (item-kNN).
         categories: sparse ``(V, G)``, rows summing to 1.
+        kin: sparse ``(V, V)``, which items with events (rows) are nearest in text to an item
+            (column), columns summing to 1 or 0.
         text: float32 ``(V, T)``, item texts, centred, reduced, normalised.
         log_shares: float32 ``(V, W)``, log of each item's share of each popularity window.
         counts: int64 ``(V,)``, item events.
@@ -58,6 +67,7 @@ class SourceTables:
     lifts: sparse.csr_array
     neighbors: sparse.csr_array
     categories: sparse.csr_array
+    kin: sparse.csr_array
     text: NDArray[np.float32]
     log_shares: NDArray[np.float32]
     counts: NDArray[np.int64]
@@ -72,8 +82,14 @@ class SourceTables:
         """Return V."""
         return len(self.counts)
 
+    @property
+    def mean_gap(self) -> float:
+        """Return the log's mean repeat gap: what an item without repeats has."""
+        never = self.counts < 2
+        return float(self.repeat_gap[never].mean() if never.any() else self.repeat_gap.mean())
 
-_SPARSE = ("follows", "accompanies", "lifts", "neighbors", "categories")
+
+_SPARSE = ("follows", "accompanies", "lifts", "neighbors", "categories", "kin")
 _DENSE = ("text", "log_shares", "counts", "num_users", "first_ms", "last_ms", "repeat_gap")
 
 
@@ -99,6 +115,7 @@ def build_tables(
     first_ms[tokens[::-1]] = times[::-1]  # the last assignment wins: the oldest
     last_ms[tokens] = times
     pairs = np.unique(items.rows() * num_items + items.tokens - 1)
+    reduced, counts = _reduce(text), np.bincount(tokens, minlength=num_items)
     return SourceTables(
         follows=neighbor_table(follow_counts(train, window=3), num_neighbors=NUM_NEIGHBORS),
         accompanies=neighbor_table(wide, num_neighbors=NUM_NEIGHBORS),
@@ -107,9 +124,10 @@ def build_tables(
             train, num_neighbors=NUM_NEIGHBORS, max_events=_NEIGHBOR_EVENTS
         ).neighbors,
         categories=category_table(categories),
-        text=_reduce(text),
+        kin=find_kin(reduced, counts > 0, columns=np.arange(num_items)),
+        text=reduced,
         log_shares=_log_shares(tokens, num_items),
-        counts=np.bincount(tokens, minlength=num_items),
+        counts=counts,
         num_users=np.bincount(pairs % num_items, minlength=num_items),
         first_ms=first_ms,
         last_ms=last_ms,
@@ -118,11 +136,43 @@ def build_tables(
     )
 
 
+def hide_items(tables: SourceTables, is_hidden: NDArray[np.bool_]) -> SourceTables:
+    """Return the tables as if some items had never had an event: only their texts are left.
+
+    What others' rows have lost is not shared out anew, as a rebuilt table would.
+
+    Args:
+        tables: changed nowhere.
+        is_hidden: bool ``(V,)``.
+    """
+    shown = sparse.diags_array((~is_hidden).astype(np.float32))
+    total = int(tables.counts.sum())
+    never = np.log([0.5 / (_window_size(share, total) + 1) for share in WINDOW_SHARES])
+    kin = sparse.csr_array(shown @ tables.kin)
+    sums = np.maximum(np.asarray(kin.sum(axis=0)).ravel(), 1e-9)
+    between = {
+        name: sparse.csr_array(shown @ getattr(tables, name) @ shown)
+        for name in ("follows", "accompanies", "lifts", "neighbors")
+    }
+    return replace(
+        tables,
+        **between,
+        kin=sparse.csr_array(kin @ sparse.diags_array((1 / sums).astype(np.float32))),
+        log_shares=np.where(is_hidden[:, None], never, tables.log_shares).astype(np.float32),
+        counts=np.where(is_hidden, 0, tables.counts),
+        num_users=np.where(is_hidden, 0, tables.num_users),
+        first_ms=np.where(is_hidden, tables.end_ms, tables.first_ms),
+        last_ms=np.where(is_hidden, -1, tables.last_ms),
+        repeat_gap=np.where(is_hidden, tables.mean_gap, tables.repeat_gap).astype(np.float32),
+    )
+
+
 def score_sources(tables: SourceTables, histories: Sequences) -> dict[str, NDArray[np.float32]]:
     """Return each source's scores of the whole catalog, float32 ``(B, V)``; 0 = no proposal.
 
     ``personal`` is how often and how lately the user had the item, ``category`` the share of the
-    user's newest events in the item's categories, ``text`` the cosine to the newest items' texts.
+    user's newest events in the item's categories, ``text`` the cosine to the newest items' texts,
+    ``kin`` what ``accompanies`` says of the items nearest in text.
     """
     near = recency_weights(histories, decay=0.3, max_events=50)
     recent = recency_weights(histories, decay=0.9, max_events=50)
@@ -140,6 +190,7 @@ def score_sources(tables: SourceTables, histories: Sequences) -> dict[str, NDArr
         "personal": own.toarray(),
         "category": (sparse.diags_array(1 / total) @ taste @ tables.categories.T).toarray(),
         "text": read @ tables.text.T,
+        "kin": (newest @ tables.accompanies @ tables.kin).toarray(),
     }
     return {name: value.astype(np.float32, copy=False) for name, value in scores.items()}
 
@@ -176,10 +227,14 @@ def _log_shares(tokens: NDArray[np.int32], num_items: int) -> NDArray[np.float32
     """Return log shares of each window from tokens (0-based) in time order, ``(V, W)``."""
     columns = []
     for share in WINDOW_SHARES:
-        size = max(1, round(share * len(tokens)))
+        size = _window_size(share, len(tokens))
         counts = np.bincount(tokens[-size:], minlength=num_items)
         columns.append(np.log((counts + 0.5) / (size + 1)))
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _window_size(share: float, num_events: int) -> int:
+    return max(1, round(share * num_events))
 
 
 def _repeat_gaps(items: Sequences) -> NDArray[np.float32]:
@@ -213,6 +268,43 @@ def category_table(categories: pl.Series) -> sparse.csr_array:
     )
     sums = np.maximum(np.asarray(table.sum(axis=1)).ravel(), 1)
     return sparse.csr_array(sparse.diags_array((1 / sums).astype(np.float32)) @ table)
+
+
+def find_kin(
+    text: NDArray[np.float32], has_events: NDArray[np.bool_], *, columns: NDArray[np.int64]
+) -> sparse.csr_array:
+    """Return the items with events (rows) nearest in text to some items, ``(V, len(columns))``.
+
+    Args:
+        text: float32 ``(V, T)``, normalised.
+        has_events: bool ``(V,)``. None are found where nobody has any, or V is too large.
+        columns: 0-based items that are asked for; each one's weights sum to 1.
+    """
+    num_items = len(text)
+    known = np.flatnonzero(has_events)
+    width = min(NUM_KIN, len(known) - 1)
+    if width < 1 or num_items > MAX_KIN_ITEMS or not len(columns):
+        return sparse.csr_array((num_items, len(columns)), dtype=np.float32)
+    size = max(1, _KIN_BLOCK // len(known))
+    place = np.full(num_items, -1)
+    place[known] = np.arange(len(known))
+    found, values = [], []
+    pool = torch.from_numpy(text[known])
+    for start in range(0, len(columns), size):
+        asked = columns[start : start + size]
+        cosines = torch.from_numpy(text[asked]) @ pool.T
+        mine = np.flatnonzero(place[asked] >= 0)
+        cosines[mine, place[asked[mine]]] = -1.0  # nobody is kin to oneself
+        best, picks = cosines.topk(width, dim=1)
+        found.append(known[picks.numpy()])
+        values.append(best.clamp(min=1e-6).numpy() ** 2)
+    weights = np.concatenate(values)
+    weights /= weights.sum(axis=1, keepdims=True)
+    indptr = np.arange(0, len(columns) * width + 1, width)
+    table = sparse.csr_array(
+        (weights.ravel(), np.concatenate(found).ravel(), indptr), shape=(len(columns), num_items)
+    )
+    return sparse.csr_array(table.T.tocsr())
 
 
 def text_directions(

@@ -20,7 +20,7 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ArtifactError
 from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
-from rec.models.inference import embed_items
+from rec.models.inference import embed_items, place_by_kin
 from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
 from rec.ranking.sources import build_tables
@@ -104,6 +104,7 @@ def release_files(
             text=towers.items.text[1 : items.height + 1].numpy(),
             categories=items["category"],
         )
+        e_i = place_by_kin(e_i, tables.kin, is_cold=tables.counts == 0)
     # What answers knows the items only: queries come as text and are encoded then.
     towers.items.text = towers.items.text[: items.height + 1]
     return ReleaseFiles(

@@ -34,15 +34,16 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import hold_out_last, temporal_split
 from rec.errors import ArtifactError
 from rec.evaluation.ranking_metrics import ndcg_at_k
-from rec.models.inference import embed_histories, embed_items
+from rec.models.cold_start import forget_unseen
+from rec.models.inference import embed_histories, embed_items, place_by_kin
 from rec.models.metric_log import log_metrics
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import FitResult, TrainingConfig, fit
 from rec.ranking.ranker import Ranker, RankerConfig, save_ranker
-from rec.ranking.sources import build_tables
+from rec.ranking.sources import SourceTables, build_tables, hide_items
 from rec.stages.embedding import load_embeddings
-from rec.stages.ranker import fit_ranker
+from rec.stages.ranker import Knowledge, Window, draw_hidden, fit_ranker, open_window
 
 EVALUATED = "evaluated.safetensors"
 SERVED = "served.safetensors"
@@ -141,11 +142,8 @@ def train(
     sequences = load_sequences(inputs.sequences.path)
     split = temporal_split(sequences, quantile=settings.test_quantile)
     config = settings.training
-    known, since_ms = split.train, None
-    if settings.ranker.enabled:
-        window = temporal_split(split.train, quantile=1 - settings.ranker.window_share)
-        if (window.train.lengths >= 2).any():
-            known, since_ms = window.train, window.cut_ms
+    window = open_window(split.train, settings.ranker) if settings.ranker.enabled else None
+    known = split.train if window is None else window.known
     learn, validation = hold_out_last(known, max_users=config.validation_users, seed=config.seed)
     if settings.exclude_seen:
         validation = validation.without_seen()
@@ -172,22 +170,17 @@ def train(
         resume=resume,
         on_epoch=log_metrics(workspace / "models" / LOGS / folder.name, then=on_epoch),
     )
+    forget_unseen(model, known)
     ranker = None
-    if since_ms is not None and accelerator.is_main_process:
-        ranker = _fit_ranker(
-            workspace,
-            inputs,
-            settings,
-            split.train,
-            known,
-            since_ms=since_ms,
-            cosines=cosine_scorer(model, queries=queries),
-        )
+    if window is not None and accelerator.is_main_process:
+        ranker = _fit_ranker(workspace, inputs, settings, window, model=model, queries=queries)
     go_on = _Refit(config=config, accelerator=accelerator, resume=resume)
-    if since_ms is not None:
+    if window is not None:
         go_on(model, split.train, folder=folder / "window")
+        forget_unseen(model, split.train)
     evaluated = {key: value.detach().clone() for key, value in model.state_dict().items()}
     refit = go_on(model, sequences, folder=folder / "refit")
+    forget_unseen(model, sequences)
     if not accelerator.is_main_process:
         return None
     with write_artifact(workspace, "models", config=settings, parents=inputs.parents) as draft:
@@ -208,7 +201,11 @@ def train(
             "cut_ms": split.cut_ms,
             "fingerprint": inputs.embeddings.manifest["config"]["fingerprint"],
             "ranker": {
-                mode: dict(trees.metrics)
+                mode: {
+                    "lead": trees.lead,
+                    "has_trees": trees.booster is not None,
+                    **trees.metrics,
+                }
                 for mode, trees in (ranker.trees if ranker else {}).items()
             },
         }
@@ -258,13 +255,19 @@ def read_training_metrics(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def cosine_scorer(
-    model: SequenceModel, *, queries: NDArray[np.float32]
+    model: SequenceModel,
+    *,
+    queries: NDArray[np.float32],
+    tables: SourceTables | None = None,
 ) -> Callable[[Sequences], NDArray[np.float32]]:
     """Return what gives ``cos(e_u, e_i)`` of histories over the whole catalog, float32 ``(B, V)``.
 
-    e_i is computed here, once, with the weights of the moment.
+    e_i is computed here, once, with the weights of the moment. With ``tables``, items
+    without events stand among their kin, see :func:`place_by_kin`.
     """
     items = embed_items(model)
+    if tables is not None:
+        items = place_by_kin(items, tables.kin, is_cold=tables.counts == 0)
 
     @torch.inference_mode()
     def score(histories: Sequences) -> NDArray[np.float32]:
@@ -293,23 +296,40 @@ def _fit_ranker(
     workspace: Path,
     inputs: Inputs,
     settings: TrainSettings,
-    train: Sequences,
-    known: Sequences,
+    window: Window,
     *,
-    since_ms: int,
-    cosines: Callable[[Sequences], NDArray[np.float32]],
+    model: SequenceModel,
+    queries: NDArray[np.float32],
 ) -> Ranker | None:
-    """Return the ranker of the window that begins at ``since_ms``, see :func:`fit_ranker`."""
+    """Return the ranker of the window, see :func:`fit_ranker`."""
     catalog = read_artifact(workspace / "catalog" / inputs.parents["catalog"])
+    tables = build_tables(
+        window.known,
+        text=load_embeddings(inputs.embeddings)[0],
+        categories=load_items(catalog.path)["category"],
+    )
+    is_hidden = draw_hidden(tables, settings.ranker)
+    knowledge = [
+        Knowledge(
+            tables=tables,
+            cosines=cosine_scorer(model, queries=queries, tables=tables),
+            # What nobody has touched is told by the hidden items alone.
+            is_offered=tables.counts > 0 if is_hidden.any() else None,
+        )
+    ]
+    if is_hidden.any():
+        hiding = hide_items(tables, is_hidden)
+        knowledge.append(
+            Knowledge(
+                tables=hiding,
+                cosines=cosine_scorer(model, queries=queries, tables=hiding),
+                is_hidden=is_hidden,
+                is_offered=tables.counts > 0,
+            )
+        )
     return fit_ranker(
-        train,
-        since_ms=since_ms,
-        tables=build_tables(
-            known,
-            text=load_embeddings(inputs.embeddings)[0],
-            categories=load_items(catalog.path)["category"],
-        ),
-        cosines=cosines,
+        window.moments,
+        knowledge=knowledge,
         config=settings.ranker,
         num_candidates=settings.num_candidates,
         num_threads=torch.get_num_threads(),
