@@ -5,8 +5,8 @@ search, similar items and filters know it; the sources' tables have no counts fo
 keeps its counts and its ID residual. A deleted one stays in the arrays, so that histories with it
 mean what they meant, and is withdrawn from every answer.
 
-Applying changes copies the index (10 ms for 10,000 items, about 1 s for a million) and encodes
-nothing.
+Applying changes copies the index and encodes nothing: 0.01, 0.2 and 2.6 CPU-seconds for 10,000,
+100,000 and a million items without a ranker. Beyond that the copy, not the idea, is the limit.
 
 Shapes: V items of the release, N new items, T text width, D width.
 """
