@@ -16,6 +16,7 @@ import tyro
 from cluster.memory import MemoryMeter
 from cluster.progress import console
 from cluster.resources import PROFILES, Profile
+from jobs.domains import DOMAINS
 from jobs.recipes import RECIPES, Recipe
 from jobs.refusals import check_choice, in_one_line
 from rec.errors import ConfigError, RecError
@@ -161,10 +162,11 @@ def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, des
     """
     words = sys.argv[1:] if argv is None else list(argv)
     prog = f"python -m jobs.{name}"
-    check_choice("recipe", words[0] if words else None, RECIPES, prog=prog)
+    recipes = RECIPES | DOMAINS
+    check_choice("recipe", words[0] if words else None, recipes, prog=prog)
     configs = {
         recipe: (text, _defaults(arguments_type, value, recipe))
-        for recipe, (text, value) in RECIPES.items()
+        for recipe, (text, value) in recipes.items()
     }
     with in_one_line(f"{prog} {words[0]}", words):
         return tyro.extras.overridable_config_cli(

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cluster.memory import MemoryMeter
 from rec.artifacts import write_json
 from rec.data.sequences import load_sequences
 from tests.benchmarks.fair import Reading, in_turns, machine, medians, ratios
@@ -33,6 +32,14 @@ NUM_ITEMS = 20_000
 BOT = "bot"
 BOT_SHARE, DUPLICATE_SHARE = 0.10, 0.02
 T, DAYS = 1_700_000_000, 90
+_METER = """
+import json, subprocess, sys
+from cluster.memory import MemoryMeter
+with MemoryMeter() as meter:
+    subprocess.run(sys.argv[1:], check=True)
+print(json.dumps(meter.read()))
+"""
+"""In a small process: this one still has the log that it made."""
 _POLARS = """
 import sys
 import polars as pl
@@ -158,12 +165,13 @@ def peer(python: str, code: str, folder: Path, side: str) -> Reading:
     for path in folder.glob(f"{side}.parquet*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     words = [str(folder), str(folder / f"{side}.parquet")]
-    with MemoryMeter() as meter:
-        done = subprocess.run(
-            [python, "-c", code, *words], check=False, capture_output=True, text=True
-        )
+    done = subprocess.run(
+        [sys.executable, "-c", _METER, python, "-c", code, *words],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-1500:]
-    return meter.read()
+    reading: Reading = json.loads(done.stdout)
+    return reading
 
 
 def bot_of(folder: Path) -> dict[str, Any]:
