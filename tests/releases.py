@@ -33,6 +33,7 @@ def make_release(
     is_pseudonymized: bool = False,
     names: Mapping[str, str] | None = None,
     titles: Mapping[str, str] | None = None,
+    num_items: int = NUM_ITEMS,
 ) -> Path:
     """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``.
 
@@ -40,12 +41,13 @@ def make_release(
         workspace: where to.
         is_pseudonymized: whether the service hashes the ids it is given.
         names: other names for some users or items.
+        num_items: how many; above 60 their titles get a number.
         titles: other titles for some, by the title that they have else.
     """
     names = names or {}
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    items = _items().with_columns(
+    items = _items(num_items).with_columns(
         pl.col("item_id").replace(names), pl.col("title").replace(titles or {})
     )
     item_ids = items["item_id"].to_list()
@@ -53,7 +55,7 @@ def make_release(
     rows = [
         {
             "user_id": names.get(f"user-{user}", f"user-{user}"),
-            "item_id": None if place == 3 else item_ids[int(random.integers(NUM_ITEMS))],
+            "item_id": None if place == 3 else item_ids[int(random.integers(num_items))],
             "event_type": "search" if place == 3 else "view",
             "timestamp_ms": START_MS + 60_000 * place,
             "query": "red dress" if place == 3 else None,
@@ -70,7 +72,7 @@ def make_release(
     with write_artifact(workspace, "sequences", config={"seed": 0}, parents={}) as draft:
         save_part(sequences, draft.path / "part-00000.parquet")
         save_vocabulary(
-            draft.path, num_items=NUM_ITEMS, queries=["red dress"], event_type_names=types
+            draft.path, num_items=num_items, queries=["red dress"], event_type_names=types
         )
     parents = {"sequences": latest_artifact(workspace, "sequences", made_by="prepare").name}
     spec = choose_encoder(EncoderConfig(model="hashing"), texts=[]).spec
@@ -79,7 +81,7 @@ def make_release(
     text = np.concatenate([np.zeros((1, encoder.width), np.float32), encoder.encode(titles)])
     config = ModelConfig(width=16, num_layers=1, max_length=12)
     model = SequenceModel(
-        torch.from_numpy(text), num_items=NUM_ITEMS, num_event_types=len(types), config=config
+        torch.from_numpy(text), num_items=num_items, num_event_types=len(types), config=config
     ).eval()
     files = ReleaseFiles(
         items=items,
@@ -118,16 +120,18 @@ def copy_release(
     return folder
 
 
-def _items() -> pl.DataFrame:
-    names = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
+def _items(num_items: int) -> pl.DataFrame:
+    plain = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
+    assert num_items >= NUM_ITEMS == len(plain)
+    names = plain + [f"{plain[n % NUM_ITEMS]} {n}" for n in range(NUM_ITEMS, num_items)]
     return pl.DataFrame(
         {
-            "item_index": pl.Series(range(1, NUM_ITEMS + 1), dtype=pl.Int32),
-            "item_id": [f"item/{number}" for number in range(NUM_ITEMS)],
+            "item_index": pl.Series(range(1, num_items + 1), dtype=pl.Int32),
+            "item_id": [f"item/{number}" for number in range(num_items)],
             "title": names,
             "text": names,
             "category": [[name.split(" ")[1]] for name in names],
-            "tags": pl.Series([[]] * NUM_ITEMS, dtype=pl.List(pl.String)),
+            "tags": pl.Series([[]] * num_items, dtype=pl.List(pl.String)),
             "colour": [name.split(" ")[0] for name in names],
         }
     )

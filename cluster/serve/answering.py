@@ -162,7 +162,7 @@ async def finish(
         "log": end - before_log,
         "total": end - asker.start,
     }
-    return RecommendAnswer(
+    answer = RecommendAnswer(
         request_id=request_id,
         impression_id=impression.impression_id,
         release=ranked.release,
@@ -174,6 +174,8 @@ async def finish(
         ],
         timings_ms={name: milliseconds(value) for name, value in timings_s.items()},
     )
+    state.metrics.count_list(answer.release, timings_ms=answer.timings_ms, degraded=answer.degraded)
+    return answer
 
 
 def listed(items: Sequence[asking.RankedItem]) -> list[ListedItem]:

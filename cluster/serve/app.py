@@ -21,6 +21,7 @@ from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
 from cluster.serve.histories import load_histories
 from cluster.serve.keys import ensure_admin_key
+from cluster.serve.metrics import empty_folder
 from cluster.serve.ranker import Ranker
 from rec.artifacts import read_artifact
 from rec.errors import ArtifactError, ConfigError
@@ -83,6 +84,7 @@ def serving(
     release = current_release(workspace)
     read_artifact(release, verify=True)
     ensure_admin_key(workspace)
+    empty_folder(workspace)
     load_histories(workspace, release)
     for name in ("ray.serve", "ray.serve._private"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,12 +6,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from cluster.serve.border import MAX_BODY_BYTES, Border
+from cluster.serve.observing import Observing, log_as_json
 from cluster.serve.openapi import describe, responses
 from cluster.serve.problems import add_problem_handlers
 from cluster.serve.routes import (
     catalog,
     feedback,
     health,
+    observability,
     page,
     recommending,
     releases,
@@ -31,6 +33,7 @@ ROUTERS = (
     users.router,
     releases.router,
     health.router,
+    observability.router,
     page.router,
 )
 
@@ -42,6 +45,7 @@ class Gateway:
         """Open the workspace; a replica that starts later takes what is promoted by then."""
         self.state = GatewayState(encoder, ranker, workspace=Path(workspace), release=Path(release))
         self.state.follow_current()
+        log_as_json()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return this replica's HTTP application; Serve asks for it after the constructor."""
@@ -53,6 +57,7 @@ class Gateway:
         )
         api.state.gateway = self.state
         api.add_middleware(Border, keys=self.state.keys.entries, max_bytes=MAX_BODY_BYTES)
+        api.add_middleware(Observing, metrics=self.state.metrics)
         add_problem_handlers(api)
         for router in ROUTERS:
             api.include_router(router)

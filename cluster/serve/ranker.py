@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from ray import serve
 
+from cluster.serve.metrics import Metrics, shared_folder
 from rec.errors import RecError
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.following import FollowedRelease
@@ -39,6 +40,7 @@ class Ranker:
         batch = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
         self._recommend_batched = batch(self._recommend_batch)
         self._search_batched = batch(self._search_batch)
+        self._metrics = Metrics(shared_folder(root))
         self._stop = threading.Event()
         threading.Thread(target=self._follow, name="follow release", daemon=True).start()
 
@@ -74,6 +76,7 @@ class Ranker:
         self._log.close()
 
     async def _recommend_batch(self, requests: list[Request]) -> list[Any]:
+        self._metrics.count_batch("Ranker", len(requests))
         return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.recommend(asked))
 
     async def _search_batch(self, requests: list[SearchRequest]) -> list[Any]:

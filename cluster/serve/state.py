@@ -17,6 +17,7 @@ from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, Upstream
 from cluster.serve.histories import HISTORY_EVENTS, load_histories
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
+from cluster.serve.metrics import Metrics, count_releases, shared_folder
 from cluster.serve.served_release import ServedRelease
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
@@ -68,6 +69,7 @@ class GatewayState:
         self.commits = GroupCommit(self.log)
         self.encoder_calls = Upstream("encoder")
         self.ranker_calls = Upstream("ranker")
+        self.metrics = Metrics(shared_folder(workspace))
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()
         self._views = {self.release.name: self.release}
@@ -183,6 +185,27 @@ class GatewayState:
         except (TimeoutError, sqlite3.Error):
             return False
         return True
+
+    def count_followed(self, events: Sequence[Event]) -> None:
+        """Count events that name an impression by its release, behind the answer."""
+        named = [event.impression_id for event in events if event.impression_id]
+        if named:
+            task = asyncio.create_task(asyncio.to_thread(self._count_followed, named))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    def _count_followed(self, impression_ids: Sequence[str]) -> None:
+        try:
+            found = count_releases(self.log.connection(), impression_ids)
+        except sqlite3.Error:
+            _log.warning("the releases of %d impressions cannot be read", len(impression_ids))
+            return
+        for release, number in found.items():
+            self.metrics.count_clicks(release, number)
+
+    async def settle(self) -> None:
+        """Wait for what goes on behind the answers."""
+        await asyncio.gather(*self._background)
 
     def _finish_log(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

@@ -67,7 +67,6 @@ def embed_histories(
     queries = torch.zeros((0, width))
     if query_embeddings is not None and len(query_embeddings):
         queries = model.items.embed_text(torch.from_numpy(query_embeddings))
-    table = torch.cat([torch.zeros((1, width)), items, queries])
     users = torch.zeros((histories.num_users, width))
     # Users of like length share a batch: padding is work.
     order = np.argsort(histories.lengths, kind="stable")
@@ -76,7 +75,7 @@ def embed_histories(
         batch = history_batch(histories.select_users(rows), max_length=model.config.max_length)
         tokens = torch.from_numpy(batch.tokens)
         states = model.encode(
-            table[tokens],
+            _read(tokens, items, queries),
             tokens > 0,
             torch.from_numpy(batch.timestamps_s),
             torch.from_numpy(batch.event_types),
@@ -84,3 +83,17 @@ def embed_histories(
         users[torch.from_numpy(rows)] = states[:, -1]
     users[torch.from_numpy(histories.lengths == 0)] = 0.0
     return users
+
+
+def _read(tokens: Tensor, items: Tensor, queries: Tensor) -> Tensor:
+    """Return the embeddings of tokens, float32 ``(B, L, D)``: 0 is padding, queries follow items.
+
+    Rows are picked where they lie: a table of all three would copy the catalog for every list.
+    """
+    num_items = len(items)
+    rows = items[(tokens - 1).clamp(0, num_items - 1)]  # (B, L, D)
+    rows[tokens == 0] = 0.0
+    is_query = tokens > num_items
+    if len(queries):
+        rows[is_query] = queries[tokens[is_query] - num_items - 1]
+    return rows

@@ -50,4 +50,14 @@ async def add_events(
         except sqlite3.Error as error:
             _log.exception("the event log refused a group")
             raise retry_later("the event log cannot write: nothing was stored") from error
+    stored_ms = time.time_ns() // 1_000_000
+    state.metrics.count_events(
+        accepted=accepted,
+        duplicates=duplicates,
+        rejected=len(rejected),
+        # Which of a group were repeats is not told; a group with one has no lag of its own.
+        lags_s=() if duplicates else ((stored_ms - e.timestamp_ms) / 1000 for e in events),
+    )
+    if not duplicates:
+        state.count_followed(events)
     return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected)

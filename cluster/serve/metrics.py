@@ -1,0 +1,191 @@
+"""What the service counts and times, in Prometheus's text form, over all its replicas.
+
+Serve's proxy sends a scrape to any one gateway replica, so that replica must answer for all. Each
+process keeps its numbers in small files of one folder (``prometheus_client``'s multiprocess mode),
+which whoever is asked adds up: a replica that has died keeps what it had counted. The folder is
+emptied when ``serve`` starts. Like the event log it is one machine's.
+
+Labels hold routes, statuses, stages, reasons and releases: never an id, a query or a key.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from ray import serve
+from ray.serve.exceptions import RayServeException
+
+FOLDER = Path("feedback/metrics")
+"""Beside the event log, in the workspace."""
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Where ``prometheus_client`` looks for the folder."""
+COVERAGE_IMPRESSIONS = 1000
+"""Newest impressions that the catalog's coverage is taken over; a few ms to read."""
+SECONDS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05),
+    *(0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+"""Bounds of latency histograms: dense around the 5 to 30 ms that an answer takes."""
+LAG_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
+"""Bounds of the feedback lag: from at once to a day's batch."""
+BATCHES = (1, 2, 4, 8, 16, 32)
+_RELEASE_OF = "SELECT release FROM impressions WHERE impression_id = ?"
+_NEWEST = "SELECT item_ids FROM impressions ORDER BY rowid DESC LIMIT ?"
+
+
+class Metrics:
+    """Count and time what one process does."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Count into files of a folder that other processes share; alone without one."""
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Ray starts its workers before we are asked, so the variable cannot be there when the
+            # library is imported, which is when it chooses.
+            os.environ[VARIABLE] = str(folder)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "HTTP requests.", "route", "method", "status")
+        self._duration = self._histogram(
+            "request_duration_seconds", "From request to answer.", "route", bounds=SECONDS
+        )
+        self._stages = self._histogram(
+            "stage_duration_seconds", "Parts of a list's time.", "stage", bounds=SECONDS
+        )
+        self._lists = self._counter("impressions", "Lists answered.", "release")
+        self._degraded = self._counter("degraded", "Lists that lacked something.", "reason")
+        self._events = self._counter("events", "Events sent in.", "outcome")
+        self._clicks = self._counter(
+            "impression_events", "Stored events that name a list's impression.", "release"
+        )
+        self._lag = self._histogram(
+            "feedback_lag_seconds", "From an event to its place on disk.", bounds=LAG_SECONDS
+        )
+        self._batches = self._histogram(
+            "batch_size_requests", "Requests answered at once.", "deployment", bounds=BATCHES
+        )
+
+    def count_request(self, route: str, *, method: str, status: int, seconds: float) -> None:
+        """Count an answered request; ``route`` is the template, never the path."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._duration.labels(route).observe(seconds)
+
+    def count_list(
+        self, release: str, *, timings_ms: Mapping[str, float], degraded: Sequence[str]
+    ) -> None:
+        """Count an answered list, its stages and what it lacked."""
+        self._lists.labels(release).inc()
+        for stage, milliseconds in timings_ms.items():
+            self._stages.labels(stage).observe(milliseconds / 1000)
+        for reason in degraded:
+            self._degraded.labels(reason).inc()
+
+    def count_events(
+        self, *, accepted: int, duplicates: int, rejected: int, lags_s: Iterable[float]
+    ) -> None:
+        """Count what became of sent events, and how old they were when they were stored."""
+        for outcome, number in (
+            ("accepted", accepted),
+            ("duplicate", duplicates),
+            ("rejected", rejected),
+        ):
+            self._events.labels(outcome).inc(number)
+        for seconds in lags_s:
+            self._lag.observe(max(0.0, seconds))
+
+    def count_clicks(self, release: str, number: int) -> None:
+        """Count events that followed from lists of a release."""
+        self._clicks.labels(release).inc(number)
+
+    def count_batch(self, deployment: str, size: int) -> None:
+        """Count a batch."""
+        self._batches.labels(deployment).observe(size)
+
+    def text(self, *, release: str, num_items: int, coverage: float | None) -> bytes:
+        """Return the numbers of all processes, in Prometheus's text form.
+
+        Args:
+            release: that answers now.
+            num_items: of its catalog.
+            coverage: share of them in the newest lists; ``None`` before the first.
+        """
+        registry = self._registry
+        if self._folder is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]
+        return generate_latest(registry) + generate_latest(
+            _now(release=release, num_items=num_items, coverage=coverage)
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"nextray_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, *labels: str, bounds: Sequence[float]) -> Histogram:
+        return Histogram(f"nextray_{name}", text, labels, registry=self._registry, buckets=bounds)
+
+
+class _Facts:
+    """Give gauges that are read when asked for."""
+
+    def __init__(self, gauges: list[Metric]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        return self._gauges
+
+
+def read_coverage(connection: sqlite3.Connection, *, num_items: int) -> float | None:
+    """Return the share of the catalog that the newest lists have shown; ``None`` before any."""
+    shown: set[str] = set()
+    rows = connection.execute(_NEWEST, (COVERAGE_IMPRESSIONS,)).fetchall()
+    for (item_ids,) in rows:
+        shown.update(json.loads(item_ids))
+    return len(shown) / num_items if rows and num_items else None
+
+
+def count_releases(connection: sqlite3.Connection, impression_ids: Sequence[str]) -> dict[str, int]:
+    """Return by how many of some impressions each release is named; unknown ones are left out."""
+    found: dict[str, int] = {}
+    for impression_id in impression_ids:
+        row = connection.execute(_RELEASE_OF, (impression_id,)).fetchone()
+        if row is not None:
+            found[row[0]] = found.get(row[0], 0) + 1
+    return found
+
+
+def shared_folder(workspace: Path) -> Path | None:
+    """Return where the replicas of a service count together; ``None`` outside a replica."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return None
+    return workspace / FOLDER
+
+
+def empty_folder(workspace: Path) -> None:
+    """Take away the numbers of an earlier service: they count from the start of this one."""
+    shutil.rmtree(workspace / FOLDER, ignore_errors=True)
+
+
+def _now(*, release: str, num_items: int, coverage: float | None) -> CollectorRegistry:
+    info = GaugeMetricFamily(
+        "nextray_release_info", "The release that answers; 1.", labels=["release"]
+    )
+    info.add_metric([release], 1)
+    gauges: list[Metric] = [
+        info,
+        GaugeMetricFamily("nextray_catalog_items", "Items of the catalog.", value=num_items),
+    ]
+    if coverage is not None:
+        text = f"Share of the catalog in the newest {COVERAGE_IMPRESSIONS} lists."
+        gauges.append(GaugeMetricFamily("nextray_coverage_ratio", text, value=coverage))
+    registry = CollectorRegistry()
+    registry.register(_Facts(gauges))
+    return registry

@@ -1,0 +1,24 @@
+"""The route that Prometheus reads; it needs a key that may read."""
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from cluster.serve.metrics import read_coverage
+from cluster.serve.state import State
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(state: State) -> Response:
+    """Return what all replicas have counted and timed since ``serve`` started."""
+    release, num_items = state.release.name, len(state.known_items())
+
+    def read() -> bytes:
+        coverage = read_coverage(state.log.connection(), num_items=num_items)
+        return state.metrics.text(release=release, num_items=num_items, coverage=coverage)
+
+    return Response(await asyncio.to_thread(read), media_type=CONTENT_TYPE_LATEST)
