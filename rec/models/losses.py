@@ -65,7 +65,8 @@ def generalised_bce(
 
     A cosine of 0 would make any item as likely as not, and training would collapse onto pushing the
     negatives away: logits are lowered by ``log S``, at which all negatives together weigh one
-    positive. The paper's logits are unbounded and need no such thing.
+    positive. The paper's logits are unbounded and need no such thing; its mean over the 1 + S terms
+    is a sum here, so that the gradient is as large as that of the other losses.
 
     Args:
         users: ``(N, D)`` normalised.
@@ -84,7 +85,7 @@ def generalised_bce(
     sampling_rate = min(1.0, len(negatives) / max(1, num_items - 1))
     power = sampling_rate * (calibration * (1 - 1 / sampling_rate) + 1 / sampling_rate)
     wrong = F.softplus(negative).masked_fill(is_false, 0.0).sum(1)
-    return (power * F.softplus(-positive).squeeze(1) + wrong) / (1 + len(negatives))
+    return power * F.softplus(-positive).squeeze(1) + wrong
 
 
 def _logits(

@@ -24,7 +24,8 @@ class ModelConfig:
 
     tower: TowerName = "attention"
     """What reads a sequence: ``attention`` (a Transformer), ``gru`` (recurrent units) or
-    ``pretrained`` (the first layers of a language model, see ``decoder``)."""
+    ``pretrained`` (the first layers of a language model, see ``decoder``). NDCG@10 by cosine of
+    attention / gru: .195 / .196 on the synthetic shop, .035 / .033 on MovieLens (last event)."""
     decoder: str | None = None
     """A GPT-2 or Llama checkpoint for ``pretrained``: a folder, ``package:NAME`` or a name on the
     Hugging Face hub. Its layers are trained further and stand in the release; its folder must be
@@ -41,12 +42,14 @@ class ModelConfig:
     """Share of activations dropped in training; raise it on small logs."""
     whitening: float = 0.0
     """Power 0..1 by which the spectrum of the text embeddings is flattened before the adapter; 0
-    leaves them as they are."""
+    leaves them as they are. NDCG@10 on the synthetic shop with 0 / 0.5 / 1: .195 / .187 / .197, no
+    gain beyond chance."""
     id_residual: bool = True
     """Give every item a free embedding beside its text. Without it, items are told apart by their
-    text alone."""
+    text alone: .211 instead of .195 on the synthetic shop, whose items differ by text alone."""
     id_dropout: float = 0.25
-    """Share of items that lose their ID residual in a training step: higher helps cold items."""
+    """Share of items that lose their ID residual in a training step: higher helps cold items.
+    NDCG@10 on the synthetic shop with 0 / 0.25: .189 / .195."""
     temperature: float = 0.1
     """Start of the learned divisor of the cosine."""
 

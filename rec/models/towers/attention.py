@@ -6,6 +6,9 @@ special case.
 Shapes: B users, L events, D width, H heads.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +20,44 @@ TIME_BUCKETS = 34
 def time_buckets(gaps_s: Tensor) -> Tensor:
     """Return the bucket of each gap in seconds, int64 of the same shape; below 0 counts as 0."""
     return (gaps_s.clamp(min=0) + 1).float().log2().long().clamp(max=TIME_BUCKETS - 1)
+
+
+def lookup(table: Tensor, buckets: Tensor) -> Tensor:
+    """Return a small table's row at every bucket, heads first: ``(B, H, L, L)``.
+
+    Args:
+        table: ``(K, H)``.
+        buckets: int64 ``(B, L, L)``, rows of the table.
+
+    >>> lookup(torch.tensor([[1.0], [2.0]]), torch.tensor([[[0, 1], [1, 1]]])).tolist()
+    [[[[1.0, 2.0], [2.0, 2.0]]]]
+    """
+    apply: Callable[..., Tensor] = _Lookup.apply
+    return apply(table, buckets)
+
+
+class _Lookup(torch.autograd.Function):
+    """An embedding whose gradient is a count: millions of places share a few dozen rows.
+
+    torch's own takes them one after the other, ten times as long, and was a quarter of training at
+    200 events.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, buckets: Tensor) -> Tensor:
+        ctx.save_for_backward(buckets)
+        ctx.num_rows = len(table)
+        return table.T[:, buckets].transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (buckets,) = ctx.saved_tensors
+        places = buckets.flatten()
+        columns = [
+            torch.bincount(places, weights=head.flatten(), minlength=ctx.num_rows)
+            for head in gradients[0].float().unbind(1)
+        ]
+        return torch.stack(columns, dim=1), None
 
 
 class AttentionTower(nn.Module):
@@ -80,8 +121,9 @@ class GatedLayer(nn.Module):
             batch, length, 3, self.num_heads, width // self.num_heads
         )
         query, key, value = split.permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, D/H)
-        bias = self.position_bias(distances).unsqueeze(0) + self.time_bias(buckets)
-        bias = bias.permute(0, 3, 1, 2).masked_fill(~mask, float("-inf"))  # (B, H, L, L)
+        by_place = self.position_bias(distances).permute(2, 0, 1)  # (H, L, L)
+        bias = lookup(self.time_bias.weight, buckets) + by_place  # (B, H, L, L)
+        bias = bias.masked_fill(~mask, float("-inf"))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout

@@ -122,13 +122,10 @@ def test_gbce_is_the_papers_formula_by_hand() -> None:
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x))
 
-    expected = (
-        -(
-            beta * math.log(sigmoid(1.0 - math.log(3)))
-            + math.log(1 - sigmoid(0.4 - math.log(3)))
-            + math.log(1 - sigmoid(-0.6 - math.log(3)))
-        )
-        / 4
+    expected = -(
+        beta * math.log(sigmoid(1.0 - math.log(3)))
+        + math.log(1 - sigmoid(0.4 - math.log(3)))
+        + math.log(1 - sigmoid(-0.6 - math.log(3)))
     )
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
