@@ -32,7 +32,10 @@ from rec.stages.training import cosine_scorer, find_inputs
 from tests.rec.models.logs import random_text, ring_log, sequences_of, small_model
 
 DECODERS = {
-    "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=2, n_positions=64, vocab_size=50),
+    "gpt2": GPT2Config(
+        n_embd=32, n_layer=3, n_head=2, n_positions=64, vocab_size=50,
+        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
+    ),
     "llama": LlamaConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,
         intermediate_size=48, max_position_embeddings=64, vocab_size=50,
