@@ -95,16 +95,18 @@ def run_embed(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
 def run_enrich(recipe: Recipe, profile: Profile, workspace: Path) -> Fields:
     """Write generated fields beside the catalog."""
     data = profile.data
-    is_by_rules = recipe.enrichment.generator == RULES
+    # Rules take a fraction of a millisecond an item: workers would start for longer than that.
+    spread = (
+        ThreadSpread(num_threads=1)
+        if recipe.enrichment.generator == RULES
+        else RaySpread(
+            num_actors=data.num_encoders, num_cpus=data.encoder_cpus, num_gpus=data.encoder_gpus
+        )
+    )
     artifact, is_skipped = enrich(
         workspace,
         config=recipe.enrichment,
-        spread=RaySpread(
-            num_actors=data.num_encoders,
-            num_cpus=data.encoder_cpus,
-            num_gpus=0 if is_by_rules else data.encoder_gpus,
-            is_stateless=is_by_rules,
-        ),
+        spread=spread,
         num_threads=max(1, int(data.encoder_cpus)),
     )
     counts = dict(artifact.counts)
