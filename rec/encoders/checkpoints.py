@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from rec.artifacts import file_sha256
 from rec.errors import ConfigError
 
@@ -46,8 +48,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Return what a folder holds.
 
     Raises:
-        ConfigError: no ``config.json``, a family that is not allowed, code of its own, or no
-            safetensors weights.
+        ConfigError: no ``config.json``, a family that is not allowed, code of its own, no
+            safetensors weights, or weights that only bear the name.
     """
     flag = f"--encoder.model {folder}"
     configs = {name: _read_json(folder / name, flag) for name in _CONFIGS}
@@ -71,6 +73,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{flag}: no *.safetensors, other formats may run code when they are read: convert "
             "it with save_pretrained"
         )
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # reads the header: sizes and names of the tensors
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(
+                f"{flag}: {path.name} is no safetensors file ({error}): download it again"
+            ) from error
     return Checkpoint(folder=folder, model_type=model_type, weights=weights)
 
 
