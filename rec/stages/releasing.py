@@ -5,6 +5,7 @@ by one rename, so serving sees the old release or the new one. Rollback renames 
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,9 +137,30 @@ def _model_card(index: Artifact, report: Artifact) -> str:
         f"| {name} | " + " | ".join(f"{values[column]:.4f}" for column in columns) + " |"
         for name, values in metrics.items()
     ]
+    found = json.loads((report.path / METRICS_FILE).read_text(encoding="utf-8"))
     lines += [
         "",
-        "Limits: users without events get popular items; fairness between groups is not measured.",
+        f"Protocol: {found['protocol']}, full catalog. accuracy is degenerate for lists; group_auc",
+        "and roc_auc count what is outside a list as ties.",
+    ]
+    if found["calibration"] is not None:
+        error = found["calibration"]["error"]
+        lines.append(f"Calibration of shown items: predicted and observed differ by {error:.4f}.")
+    if found["sweep"] is not None:
+        sweep = found["sweep"]
+        lines.append(
+            f"Popularity's lambda: {sweep['recommended']:g} recommended: {sweep['reason']}."
+        )
+        gap = sweep["points"][0]["group_gap"]
+        if gap is not None:
+            lines.append(
+                f"Fairness: a group's share of exposure is at most {gap:.4f} from its share of "
+                "the catalog, at lambda 0."
+            )
+    lines += [
+        "",
+        "Limits: users without events get popular items. Fairness is measured only where items",
+        "name a group. Intervals know the luck of which users were met, not of seeds or season.",
         "",
     ]
     return "\n".join(lines)
