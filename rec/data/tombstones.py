@@ -5,6 +5,7 @@ names nobody and matches a log's rows as well as later feedback. It has no end: 
 does later is left out too, until the owner takes the line out of the file.
 """
 
+import fcntl
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from rec.artifacts import write_json
-from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.privacy import load_or_create_key, pseudonym, pseudonyms
 from rec.data.rows import RAW
 from rec.errors import ArtifactError
 
@@ -31,6 +32,12 @@ def tombstone(stored_id: str, key: bytes) -> str:
     False
     """
     return pseudonym(f"erased\x1f{stored_id}", key)
+
+
+def tombstones_of(user_ids: Iterable[str], key: bytes) -> tuple[str, ...]:
+    """Return the tombstones of users, sorted: of each id as given and as a pseudonym."""
+    ids = tuple(user_ids)
+    return tuple(sorted(tombstone(user_id, key) for user_id in (*ids, *pseudonyms(ids, key))))
 
 
 def load_tombstones(workspace: Path) -> frozenset[str]:
@@ -59,10 +66,13 @@ def load_tombstones(workspace: Path) -> frozenset[str]:
 
 
 def add_tombstones(workspace: Path, marks: Iterable[str]) -> None:
-    """Add tombstones, durable when it returns."""
-    known = sorted(load_tombstones(workspace) | frozenset(marks))
-    content = {"format": TOMBSTONES_FORMAT, "tombstones": known}
-    write_json(workspace / TOMBSTONES_FILE, content)
+    """Add tombstones, durable when it returns; one process at a time, so that none is lost."""
+    (workspace / ERASURES).mkdir(parents=True, exist_ok=True)
+    with (workspace / ERASURES / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = sorted(load_tombstones(workspace) | frozenset(marks))
+        content = {"format": TOMBSTONES_FORMAT, "tombstones": known}
+        write_json(workspace / TOMBSTONES_FILE, content)
 
 
 def without_erased(

@@ -37,7 +37,7 @@ from rec.artifacts import (
 from rec.data.cleaning import CleaningConfig
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import VOCABULARY_FILE
-from rec.data.tombstones import ERASURES, add_tombstones, tombstone
+from rec.data.tombstones import ERASURES, add_tombstones, tombstones_of
 from rec.encoders.store import text_hash
 from rec.errors import ConfigError
 from rec.ranking.event_log import LOG_FILE, EventLog
@@ -82,7 +82,7 @@ def erase(workspace: Path, user_ids: Sequence[str]) -> tuple[Path, Mapping[str, 
         raise ConfigError("--user-id expects at least one id, got an empty one")
     key = load_or_create_key(workspace / KEY_FILE)
     stored = (*user_ids, *pseudonyms(user_ids, key))
-    marks = tuple(sorted(tombstone(user_id, key) for user_id in stored))
+    marks = tombstones_of(user_ids, key)
     erasure = Erasure(stored_ids=stored, tombstones=marks)
     with only_erasure(workspace):
         finish_rewrites(workspace)

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from cluster.serve.keys import add_key
 from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.tombstones import load_tombstones, without_erased
 from rec.ranking.event_log import LOG_FILE
 from rec.stages.preparation import KEY_FILE
 from tests.cluster.graph import Graph, running_graph
@@ -80,3 +82,13 @@ def test_what_is_held_of_a_person_needs_an_admin_key(graph: Graph, method: str, 
     writer = add_key(graph.workspace, name="web", scope="write")
     assert graph.ask(method, path, key=writer).status_code == 403
     assert graph.ask("GET", f"{PATH}/recommendations", key=writer).status_code == 200
+
+
+def test_an_erased_user_stays_out_of_the_next_preparation(graph: Graph) -> None:
+    fill(graph)
+    graph.good("DELETE", PATH)
+    key_path = graph.workspace / KEY_FILE
+    key = load_or_create_key(key_path)
+    rows = pl.DataFrame({"user_id": [pseudonym(USER, key), USER, pseudonym("another", key)]})
+    left = without_erased(rows, tombstones=load_tombstones(graph.workspace), key_path=key_path)
+    assert left["user_id"].to_list() == [pseudonym("another", key)]

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -13,8 +14,11 @@ from fastapi import Path as InPath
 from cluster.serve.problems import new_request_id
 from cluster.serve.schemas import ErasureReceipt, UserAnswer, UserExport, UserId
 from cluster.serve.state import GatewayState, State, retry_later
+from rec.data.privacy import load_or_create_key
+from rec.data.tombstones import add_tombstones, tombstones_of
 from rec.errors import ArtifactError
 from rec.ranking.event_log import UserRecords
+from rec.stages.preparation import KEY_FILE
 
 NOT_COVERED = (
     "events, sequences and releases that were built before: run `nextray erase RECIPE --user-id ID`"
@@ -54,11 +58,13 @@ async def get_user(state: State, user_id: Annotated[UserId, InPath()]) -> UserAn
 async def erase_user(state: State, user_id: Annotated[UserId, InPath()]) -> ErasureReceipt:
     """Delete what the serving side holds of a user, down to the bytes; return a receipt.
 
+    A tombstone comes first, so that no later preparation brings the user back from the input files.
     Repeating it is harmless. The receipt says what other parts of a workspace need.
     """
     try:
+        await asyncio.to_thread(_bury, state.workspace, user_id)
         erased = await asyncio.to_thread(state.log.erase_user, state.stored_id(user_id))
-    except (sqlite3.Error, ArtifactError) as error:
+    except (sqlite3.Error, OSError, ArtifactError) as error:
         _log.exception("a user was not erased")
         raise retry_later("the event log is in use, nothing is promised: erase again") from error
     return ErasureReceipt(
@@ -70,6 +76,12 @@ async def erase_user(state: State, user_id: Annotated[UserId, InPath()]) -> Eras
         histories=erased.histories,
         not_covered=NOT_COVERED,
     )
+
+
+def _bury(workspace: Path, user_id: str) -> None:
+    """Write the tombstones of a user."""
+    key = load_or_create_key(workspace / KEY_FILE)
+    add_tombstones(workspace, tombstones_of([user_id], key))
 
 
 async def _read(state: GatewayState, user_id: str) -> UserRecords:
