@@ -43,7 +43,7 @@ _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray submit [options] JOB RECIPE [options of the job]
 
 jobs: {", ".join(JOBS)}
-recipes: smoke, laptop, gpu, demo
+recipes: smoke, laptop, gpu, demo, social, shop, video, news, education
 help of one: nextray JOB --help"""
 
 

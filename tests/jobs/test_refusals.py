@@ -42,7 +42,7 @@ def refuse(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("train --resume smoke", f"expected a recipe first ({RECIPES}), got '--resume'"),
         ("train", f"expected a recipe first ({RECIPES}), got nothing"),
         ("serve smoke --port 0", "error: --port must be in 1..65535, got 0"),
-        ("keys", "expected {add,list,revoke}, got none"),
+        ("keys", "expected {add,list,rotate,revoke}, got none"),
         ("keys add", "expected the name of the key to add, got none"),
         ("keys add web --scope all", "--scope expects one of read, write, admin, got 'all'"),
         ("demo --weeks many", "--weeks expects INT, got 'many'"),
@@ -73,14 +73,26 @@ def test_long_words_come_back_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert repr(word) in refuse(f"train smoke --training.num-epochs {word}", capsys)
 
 
+OTHER_HELP = {
+    "up": ("--folder PATH", "Where `down` and `status` find the cluster"),
+    "down": ("--folder PATH", "The folder that `up` was given"),
+    "status": ("--folder PATH", "The folder that `up` was given"),
+    "doctor": ("--workspace PATH", "Whose disk is looked at"),
+    "submit": ("--folder PATH", "The folder that `up` was given"),
+    "restore": ("--workspace PATH", "New folder"),
+}
+"""Commands that read no workspace, or another one's."""
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_help_shows_flags_and_their_text(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--help"] if job in WITHOUT_RECIPE else ["laptop", "--help"]
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"jobs.{job}").main(words)
+        importlib.import_module(f"jobs.{job.replace('-', '_')}").main(words)
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "--workspace PATH" in shown
-    assert "Root of all artifacts" in shown
+    flag, text = OTHER_HELP.get(job, ("--workspace PATH", "Root of all artifacts"))
+    assert flag in shown
+    assert text in " ".join(shown.split())
     # It fits the terminal: the width of refusals is not that of help.
     assert max(map(len, shown.splitlines())) <= 120
