@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from jobs.recipes import LAPTOP, Recipe
 from rec.data.cleaning import CleaningConfig
-from rec.models.training import TrainingConfig
+from rec.models.training_config import TrainingConfig
 from rec.ranking.release import RankingConfig
 
 

@@ -7,7 +7,7 @@ from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
 from rec.models.finetuning import FinetuningConfig
 from rec.models.sequence_model import ModelConfig
-from rec.models.training import TrainingConfig
+from rec.models.training_config import TrainingConfig
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
 from rec.stages.enriching import EnrichmentConfig

@@ -28,7 +28,7 @@ from rec.data.cleaning import CleaningConfig
 from rec.data.synthetic import Shop, ShopConfig, make_shop, write_shop
 from rec.encoders import EncoderConfig
 from rec.models.sequence_model import ModelConfig
-from rec.models.training import TrainingConfig
+from rec.models.training_config import TrainingConfig
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
 from rec.stages.embedding import embed

@@ -3,8 +3,6 @@
 Shapes: B windows, L places, N targets, S negatives, V items, D width.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +10,7 @@ from rec.models.full_softmax import full_softmax
 from rec.models.losses import generalised_bce, sampled_softmax
 from rec.models.negatives import own_items
 from rec.models.sequence_model import SequenceModel
-
-LossName = Literal["full_softmax", "sampled_softmax", "mixed_softmax", "gbce"]
+from rec.models.training_config import LossName
 
 
 class TrainingStep(nn.Module):

@@ -89,3 +89,8 @@ def pairs_of(pairs: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.in
     mine = pairs[:, (pairs[0] >= rows[0]) & (pairs[0] <= rows[-1])].copy()
     mine[0] -= rows[0]
     return mine
+
+
+def pairs_with(num_users: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return every pair of a user row and one of some items, int64 ``(2, X)``."""
+    return np.stack([np.repeat(np.arange(num_users), len(items)), np.tile(items, num_users)])

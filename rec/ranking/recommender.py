@@ -12,7 +12,6 @@ Shapes: B users, V items, C candidates per user, D width, k places.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError, DataError
 from rec.models.inference import embed_histories
-from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of
-from rec.ranking.composing import Rules, compose
+from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pairs_with
 from rec.ranking.explaining import Explainer
 from rec.ranking.features import SOURCES
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex
+from rec.ranking.listing import ListMaker
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import RankedItem, RankedList, Request, SearchRequest
-from rec.ranking.reranking import diversify
 from rec.ranking.retrieval import CandidateFinder
 from rec.ranking.scoring import Scorer
 from rec.ranking.searching import TextSearch
 
 MISSING_QUERIES = "query_embeddings_missing"
-PINNED_LEFT_OUT = "pinned_item_left_out"
-"""A filter or an exclusion of the request keeps a pinned item out."""
 PINNED = "pinned"
-RERANKED = 100
-"""Best candidates that diversity chooses from: the longest list the endpoint gives."""
-_CAP_FACTOR = 20
-"""Candidates per place under a category cap."""
 _LEDGER_USERS = 16
 """Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
 _log = logging.getLogger(__name__)
@@ -75,13 +66,13 @@ class Recommender:
         self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
         self._scorer = Scorer(files)
         self._explainer = Explainer(files, self._finder)
-        self._pinned = self._named("pinned", self.ranking.pinned)
         self._blocked = self._named("blocked", self.ranking.blocked)
-        cap = self.ranking.category_cap
-        self._rules = Rules(
-            categories=[] if cap is None else files.items["category"].fill_null([]).to_list(),
-            category_cap=cap,
-            exploration_head=self.ranking.exploration_head,
+        self._lists = ListMaker(
+            files,
+            finder=self._finder,
+            scorer=self._scorer,
+            pinned=self._named("pinned", self.ranking.pinned),
+            blocked=self._blocked,
         )
 
     @classmethod
@@ -198,126 +189,19 @@ class Recommender:
         parts = []
         for start in range(0, max(1, num_users), block):
             rows = np.arange(start, min(start + block, num_users))
+            mine = histories if block >= num_users else histories.select_users(rows)
             parts.append(
-                self._rank_block(
-                    histories if block >= num_users else histories.select_users(rows),
+                self._lists.make(
+                    mine,
+                    self.embed_users(mine, query_embeddings=query_embeddings),
                     asked.select(rows),
                     width=width,
-                    query_embeddings=query_embeddings,
                     shown=pairs_of(times, rows),
                     excluded=pairs_of(pairs, rows),
                     allowed=allowed[rows] if allowed is not None and allowed.ndim == 2 else allowed,
                 )
             )
         return join_batches(parts)
-
-    def _rank_block(
-        self,
-        histories: Sequences,
-        asked: Asked,
-        *,
-        width: int,
-        query_embeddings: NDArray[np.float32] | None,
-        shown: NDArray[np.int64],
-        excluded: NDArray[np.int64],
-        allowed: NDArray[np.bool_] | None,
-    ) -> RankedBatch:
-        num_users = histories.num_users
-        rows = histories.rows()
-        is_hidden = histories.is_item & asked.hides_seen[rows]
-        seen = np.stack([rows[is_hidden], histories.tokens[is_hidden].astype(np.int64)])
-        ruled_out = [_pairs(num_users, items) for items in (self._blocked, self._pinned)]
-        users = self.embed_users(histories, query_embeddings=query_embeddings)
-        found = self._finder.find(
-            histories,
-            users,
-            # A cap passes over candidates: more of them must be there.
-            k=width if self.ranking.category_cap is None else width * _CAP_FACTOR,
-            hides_seen=asked.hides_seen,
-            hidden=np.concatenate([seen, excluded, *ruled_out], axis=1),
-            allowed=allowed,
-        )
-        num_pinned = np.zeros(num_users, dtype=np.int64)
-        if len(self._pinned):
-            pins = self._finder.find_given(
-                histories, users, items=self._pinned, hides_seen=asked.hides_seen,
-                hidden=excluded, allowed=allowed,
-            )  # fmt: skip
-            num_pinned = (pins.items > 0).sum(dim=1).numpy()
-            found = pins.before(found)
-        scored = self._scorer.score(
-            found, histories, popularity_weight=asked.penalty_weight, shown=shown
-        )
-        order = scored.order(num_first=len(self._pinned))
-        if asked.diversity.any():
-            order = self._diversify(found.items, scored.scores, order, asked=asked, width=width)
-        composed = compose(
-            order.numpy(),
-            found.items.numpy(),
-            scored.scores.numpy(),
-            num_places=asked.num_places,
-            num_pinned=num_pinned,
-            exploration=asked.exploration,
-            seeds=asked.seeds,
-            rules=self._rules,
-        )
-        notes = composed.notes
-        if len(self._pinned):
-            notes = tuple(
-                note if count == len(self._pinned) else (*note, PINNED_LEFT_OUT)
-                for note, count in zip(notes, num_pinned.tolist(), strict=True)
-            )
-
-        def cut(values: Tensor) -> NDArray[Any]:
-            picked: NDArray[Any] = np.zeros(composed.places.shape, values.numpy().dtype)
-            is_filled = composed.places >= 0
-            at, columns = np.nonzero(is_filled)
-            picked[is_filled] = values.numpy()[at, composed.places[at, columns]]
-            return picked
-
-        items = cut(found.items)
-        if self._scorer.ledger is not None:
-            self._scorer.ledger.add(items)
-        return RankedBatch(
-            items=_widen(items, width),
-            scores=_widen(cut(scored.scores), width),
-            relevance=_widen(cut(found.relevance), width),
-            penalties={name: _widen(cut(value), width) for name, value in scored.penalties.items()},
-            sources=_widen(cut(found.sources), width),
-            propensities=_widen(composed.propensities, width, fill=1.0),
-            notes=notes,
-            is_cold=histories.lengths == 0,
-            candidates=found,
-        )
-
-    @cached_property
-    def _centred(self) -> Tensor:
-        """Return e_i without their common direction, float32 ``(V, D)``.
-
-        Towers may put all items into a narrow cone: without its axis, unlike items look unlike.
-        """
-        return normalize(self.files.embeddings - self.files.embeddings.mean(dim=0), dim=1)
-
-    def _diversify(
-        self, items: Tensor, scores: Tensor, order: Tensor, *, asked: Asked, width: int
-    ) -> Tensor:
-        """Re-rank the best of each user who asked for it, pinned items excepted."""
-        first = len(self._pinned)
-        depth = min(order.shape[1], first + max(RERANKED, width))
-        rows = torch.from_numpy(np.flatnonzero(asked.diversity))
-        pool = order[rows, first:depth]
-        mine = items[rows].gather(1, pool)
-        values = scores[rows].gather(1, pool).masked_fill(mine == 0, float("-inf"))
-        again = diversify(
-            values,
-            self._centred[(mine - 1).clamp(min=0)],
-            num_places=width if self.ranking.category_cap is None else pool.shape[1],
-            diversity=torch.from_numpy(asked.diversity[rows.numpy()].copy()),
-            method=self.ranking.diversifier,
-        )
-        result = order.clone()
-        result[rows, first:depth] = pool.gather(1, again)
-        return result
 
     def _named(self, flag: str, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return item indexes; a rule about an item that left the catalog is passed over."""
@@ -404,7 +288,7 @@ class Recommender:
             k=max(request.k for request in requests),
             num_candidates=self.ranking.num_candidates,
             excluded=np.concatenate(
-                [batch.excluded, seen, _pairs(len(requests), self._blocked)], axis=1
+                [batch.excluded, seen, pairs_with(len(requests), self._blocked)], axis=1
             ),
             allowed=self._allowed(requests),
         )
@@ -498,12 +382,3 @@ def _choices(requests: Sequence[Request], name: str, default: float | bool) -> N
     """Return what each request wants, the release's choice where it says nothing."""
     wanted = [getattr(request, name) for request in requests]
     return np.asarray([default if value is None else value for value in wanted])
-
-
-def _pairs(num_users: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return every pair of a user row and one of some items, int64 ``(2, X)``."""
-    return np.stack([np.repeat(np.arange(num_users), len(items)), np.tile(items, num_users)])
-
-
-def _widen(values: NDArray[Any], width: int, *, fill: float = 0) -> NDArray[Any]:
-    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)

@@ -39,7 +39,8 @@ from rec.models.inference import embed_histories, embed_items, place_by_kin
 from rec.models.metric_log import log_metrics
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.models.training import FitResult, TrainingConfig, fit
+from rec.models.training import FitResult, fit
+from rec.models.training_config import TrainingConfig
 from rec.ranking.ranker import Ranker, RankerConfig, save_ranker
 from rec.ranking.sources import SourceTables, build_tables, hide_items
 from rec.stages.embedding import load_embeddings

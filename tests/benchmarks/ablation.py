@@ -33,7 +33,8 @@ from rec.evaluation.evaluate import order_gate
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.models.training import TrainingConfig, fit
+from rec.models.training import fit
+from rec.models.training_config import TrainingConfig
 from rec.stages.embedding import embed, load_embeddings
 from rec.stages.preparation import prepare
 from rec.stages.training import build_model, cosine_scorer, find_inputs

@@ -31,7 +31,8 @@ from rec.artifacts import write_json
 from rec.data.sequences import Sequences
 from rec.models.metric_log import LINES_FILE
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.models.training import TrainingConfig, fit
+from rec.models.training import fit
+from rec.models.training_config import TrainingConfig
 from tests.benchmarks.fair import machine
 
 WIDTH, LENGTH, BATCH, NEGATIVES = 64, 200, 128, 256

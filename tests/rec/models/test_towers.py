@@ -25,7 +25,8 @@ from rec.models.baselines import Popularity, ScoredLists
 from rec.models.inference import embed_histories, embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.towers.attention import lookup
-from rec.models.training import TrainingConfig, fit
+from rec.models.training import fit
+from rec.models.training_config import TrainingConfig
 from rec.models.whitening import fit_whitening, whiten
 from rec.stages.embedding import load_embeddings
 from rec.stages.training import cosine_scorer, find_inputs

@@ -20,7 +20,8 @@ from rec.errors import ConfigError, DataError
 from rec.models.checkpoints import load_newest
 from rec.models.metric_log import LINES_FILE, log_metrics
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.models.training import TrainingConfig, fit
+from rec.models.training import fit
+from rec.models.training_config import TrainingConfig
 from tests.heads import free_ports
 from tests.rec.models.logs import ring_log, small_model
 
