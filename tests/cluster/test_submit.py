@@ -76,6 +76,7 @@ def test_pipeline_is_submitted_from_the_checkout(head: Head, tmp_path: Path) -> 
     assert (workspace / "releases" / release / "manifest.json").is_file()
     files = uploaded(head)
     assert "jobs/pipeline.py" in files
+    assert not any(name.startswith("tests/") for name in files)
     assert sum(files.values()) < MAX_UPLOAD_BYTES, files
     (job,) = jobs(head)
     assert job["status"] == "SUCCEEDED"
