@@ -11,7 +11,9 @@ from rec.evaluation.slicing import Slice
 from rec.evaluation.sweeping import Sweep
 
 _WIDTH, _HEIGHT = 720, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 30, 44
+_LABEL_WIDTH, _LABEL_HEIGHT = 52, 14
+"""Room of a short label: one that would stand on another is left out of the drawing."""
 
 
 def draw_points(
@@ -22,6 +24,7 @@ def draw_points(
     axes: tuple[str, str],
     caption: str,
     name: str,
+    ticks: Sequence[str] | None = None,
     is_line: bool = True,
     diagonal: bool = False,
 ) -> str:
@@ -29,11 +32,12 @@ def draw_points(
 
     Args:
         points: x and y of each.
-        labels: written beside each; an empty one is left out.
+        labels: written beside each; one that is empty, or would cover another, is left out.
         marked: which stand out.
         axes: what x and y are.
         caption: what the plot shows.
         name: of the figure, for its description; unique on the page.
+        ticks: written under each point, where x is only a place in a row; else x has a scale.
         is_line: join the points in order.
         diagonal: draw where x equals y, both axes alike.
     """
@@ -53,13 +57,12 @@ def draw_points(
     for share in (0.0, 0.5, 1.0):
         x = min(xs) + share * (max(xs) - min(xs))
         y = min(ys) + share * (max(ys) - min(ys))
-        parts.append(
-            f'<text x="{at(x, 0)[0]:.1f}" y="{_HEIGHT - _BOTTOM + 18}" '
-            f'text-anchor="middle">{x:.3g}</text>'
-        )
+        if ticks is None:
+            parts.append(_tick(at(x, 0)[0], f"{x:.3g}"))
         parts.append(
             f'<text x="{_LEFT - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{y:.3g}</text>'
         )
+    parts += [_tick(at(x, 0)[0], tick) for (x, _), tick in zip(points, ticks or (), strict=False)]
     if diagonal:
         low, high = at(min(xs), min(xs)), at(max(xs), max(xs))
         parts.append(
@@ -69,11 +72,18 @@ def draw_points(
     if is_line and len(points) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
         parts.append(f'<polyline class="path" points="{path}"/>')
-    for point, label, is_marked in zip(points, labels, marked, strict=True):
-        x, y = at(*point)
-        kind = "dot ours" if is_marked else "dot"
+    written: list[tuple[float, float]] = []
+    # The marked points come first: they keep their labels.
+    for place in sorted(range(len(points)), key=lambda place: not marked[place]):
+        x, y = at(*points[place])
+        label, kind = labels[place], "dot ours" if marked[place] else "dot"
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        if label:
+        is_free = all(
+            abs(x - other_x) > _LABEL_WIDTH or abs(y - other_y) > _LABEL_HEIGHT
+            for other_x, other_y in written
+        )
+        if label and is_free:
+            written.append((x, y))
             anchor = "end" if x > _WIDTH * 0.8 else "start"
             shift = -9 if anchor == "end" else 9
             parts.append(
@@ -85,7 +95,7 @@ def draw_points(
         f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(axes[0])}</text>'
     )
     spoken = "; ".join(
-        f"{label} {x:.4g}, {y:.4g}" for label, (x, y) in zip(labels, points, strict=True)
+        f"{label} {x:.4g}, {y:.4g}" for label, (x, y) in zip(ticks or labels, points, strict=True)
     )
     return (
         f'<figure>\n<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -130,11 +140,18 @@ def draw_lengths(slices: Mapping[str, Slice], name: str, words: Mapping[str, str
         return ""
     return draw_points(
         [(float(place), part.ndcg[name]) for place, (_, part) in enumerate(known)],
-        labels=[f"{label} ({part.num_users:,})" for label, part in known],
+        labels=[f"{part.ndcg[name]:.4f}" for _, part in known],
+        ticks=[f"{label} ({part.num_users:,})" for label, part in known],
         marked=[True] * len(known),
         axes=(words["length"], words["ndcg"]),
         caption=words["lengths"],
         name="lengths",
+    )
+
+
+def _tick(x: float, text: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
     )
 
 
