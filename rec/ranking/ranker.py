@@ -45,7 +45,7 @@ class RankerConfig:
     min_moments: int = 50
     """Moments with a hit among the candidates below which there are no trees."""
     max_hidden_share: float = 0.3
-    """Most items that half of the moments know by text alone. It is the catalog's own share of
+    """Most items that a quarter of the moments know by text alone. It is the catalog's own share of
     items without events up to this; raising it can bring dead items into the lists."""
     num_folds: int = 2
     """Folds over users that calibrate the trees and compare them with what they read."""

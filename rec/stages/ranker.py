@@ -5,8 +5,9 @@ know only the log before the window, as they know only the log before today when
 over users calibrate, and say whether trees are worth it: where they do not beat the best single
 source out of fold, that source orders alone.
 
-Half of the moments forget some items: no event of theirs is known, only their texts, as it is with
-the catalog's items that no event names. From these the trees learn what a text is worth.
+A share of the moments forgets some items: no event of theirs is known, only their texts, as it is
+with the catalog's items that no event names. From these the trees learn what a text is worth.
+Moments without a history forget nothing: there is no text to compare with.
 
 Shapes: M moments, C candidates of all moments, F features.
 """
@@ -40,6 +41,8 @@ _BLOCK_CELLS = 1 << 22
 """Scores of one source held at once: 16 MB, a dozen sources beside each other."""
 _TRUNCATION = 20
 """Places that LambdaRank looks at: twice a list."""
+_HIDING_MOMENTS = 4
+"""One moment in so many forgets items: enough to learn from, and the rest is as it will be."""
 _SHARED_START = 0.5
 """Share of users whose first event is at the log's first moment: their clocks count events."""
 _FEWEST_TO_COMPARE = 10
@@ -147,17 +150,17 @@ def fit_ranker(
 
     Args:
         moments: what came next, unknown to towers and tables.
-        knowledge: at least one; the moments are dealt out to them evenly.
+        knowledge: what is known of all items, and optionally what is known where some are hidden.
         config: how.
         num_candidates: most that one source proposes.
         num_threads: threads of the library.
     """
-    shuffled = np.random.default_rng(config.seed).permutation(moments.num_users)
+    dealt = _deal(moments, num_hands=len(knowledge), seed=config.seed)
     trees = {}
     for mode in MODES:
         parts = []
-        for number, known in enumerate(knowledge):
-            mine = moments.select_users(shuffled[number :: len(knowledge)])
+        for picks, known in zip(dealt, knowledge, strict=True):
+            mine = moments.select_users(picks)
             if known.is_hidden is not None:
                 shown = np.concatenate([[True], ~known.is_hidden])
                 histories = mine.histories
@@ -170,13 +173,24 @@ def fit_ranker(
                     known=known,
                     num_candidates=num_candidates,
                     is_new_only=mode == "new",
-                    max_rows=config.max_rows // len(knowledge),
+                    max_rows=round(config.max_rows * len(picks) / max(1, moments.num_users)),
                 )
             )
         fitted = _fit_trees(_join(parts), config=config, num_threads=num_threads)
         if fitted is not None:
             trees[mode] = fitted
     return Ranker(trees=trees) if trees else None
+
+
+def _deal(moments: EvaluationSet, *, num_hands: int, seed: int) -> list[NDArray[np.int64]]:
+    """Return the moments, shuffled, of those that know all and of those that forget items."""
+    shuffled = np.random.default_rng(seed).permutation(moments.num_users)
+    if num_hands == 1:
+        return [shuffled]
+    forgets = (np.arange(len(shuffled)) % _HIDING_MOMENTS == 0) & (
+        moments.histories.lengths[shuffled] > 0
+    )
+    return [shuffled[~forgets], shuffled[forgets]]
 
 
 def collect_examples(
