@@ -27,7 +27,6 @@ class Request:
         diversity: 0 orders by score alone, 1 by unlikeness alone; ``None`` follows the release.
         explain: say for every item why it is there.
         language: of the explanations; ``None`` follows the catalog's titles.
-        profile: user attributes, name -> value, for a user without events.
         exploration: probability that the tail of the list is drawn instead of sorted; ``None``
             follows the release.
         seed: of what exploration draws; equal requests of equal seed get equal lists.
@@ -46,7 +45,6 @@ class Request:
     diversity: float | None = None
     explain: bool = False
     language: Language | None = None
-    profile: Mapping[str, str] = field(default_factory=dict)
     exploration: float | None = None
     seed: int = 0
     shown: Mapping[str, int] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import SequenceModel
 from rec.models.training import fit
 from rec.stages.embedding import load_embeddings
+from rec.stages.ranker import open_window
 from rec.stages.training import (
     VALIDATION_K,
     TrainSettings,
@@ -67,9 +68,8 @@ def try_settings(
     inputs = find_inputs(workspace)
     sequences = load_sequences(inputs.sequences.path)
     known = temporal_split(sequences, quantile=settings.test_quantile).train
-    if settings.ranker.enabled:
-        window = temporal_split(known, quantile=1 - settings.ranker.window_share)
-        known = window.train if (window.train.lengths >= 2).any() else known
+    window = open_window(known, settings.ranker) if settings.ranker.enabled else None
+    known = known if window is None else window.known
     config = settings.training
     learn, validation = hold_out_last(known, max_users=config.validation_users, seed=config.seed)
     if settings.exclude_seen:
