@@ -34,6 +34,7 @@ def make_release(
     names: Mapping[str, str] | None = None,
     titles: Mapping[str, str] | None = None,
     num_items: int = NUM_ITEMS,
+    ranking: RankingConfig | None = None,
 ) -> Path:
     """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``.
 
@@ -43,6 +44,7 @@ def make_release(
         names: other names for some users or items.
         num_items: how many; above 60 their titles get a number.
         titles: other titles for some, by the title that they have else.
+        ranking: how lists are made.
     """
     names = names or {}
     torch.manual_seed(0)
@@ -89,7 +91,7 @@ def make_release(
         text=torch.from_numpy(text),
         embeddings=embed_items(model),
         model=model,
-        ranking=RankingConfig(),
+        ranking=ranking or RankingConfig(),
         encoder=asdict(spec),
         fingerprint=encoder.fingerprint,
         event_type_names=types,

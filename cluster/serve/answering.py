@@ -4,10 +4,11 @@ Where a part of the graph is away, the answer says so in ``degraded`` and comes 
 without queries, or by popularity.
 """
 
+import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from cluster.serve.schemas import (
 from cluster.serve.state import GatewayState, Ranked, retry_later
 from rec.data.events import Event, Impression
 from rec.ranking import requests as asking
+from rec.ranking.fatigue import MAX_LISTS, count_shown
 
 GATEWAY_TIMEOUT = 504
 _log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Asker:
     Attributes:
         user_id: as stored; ``None`` for nobody in particular.
         history: oldest first.
+        shown: item id -> times it was shown in vain of late.
         query_embeddings: of the history's queries.
         degraded: what could not be had.
         timings_s: seconds by stage.
@@ -48,6 +51,7 @@ class Asker:
     user_id: str | None
     history: Sequence[Event]
     start: float
+    shown: Mapping[str, int] = field(default_factory=dict)
     query_embeddings: dict[str, Any] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
@@ -64,8 +68,10 @@ async def answer_list(
     """
     asker = await read_asker(state, body.user_id, body.events)
     await embed_queries(state, asker)
+    await read_shown(state, asker)
     request = asking.Request(
         history=tuple(asker.history),
+        shown=asker.shown,
         k=body.k,
         exclude=frozenset(body.exclude),
         filters={name: tuple(values) for name, values in body.filters.items()},
@@ -115,6 +121,21 @@ async def embed_queries(state: GatewayState, asker: Asker) -> None:
         except (UnavailableError, HTTPException):
             asker.degraded.append("encoder_unavailable")
     asker.timings_s["encode"] = time.perf_counter() - start
+
+
+async def read_shown(state: GatewayState, asker: Asker) -> None:
+    """Count what was shown to the user in vain; without it, the list is made all the same."""
+    if asker.user_id is None or not state.release.counts_shown:
+        return
+    start = time.perf_counter()
+    try:
+        lists = await asyncio.to_thread(state.history.shown_lists, asker.user_id, limit=MAX_LISTS)
+    except sqlite3.Error:
+        _log.exception("the impressions of a user cannot be read")
+        asker.degraded.append("impressions_unavailable")
+        return
+    asker.shown = count_shown(lists, asker.history, now_ms=time.time_ns() // 1_000_000)
+    asker.timings_s["shown"] = time.perf_counter() - start
 
 
 async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranked:

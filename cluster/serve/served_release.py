@@ -19,6 +19,8 @@ class ServedRelease:
     fingerprint: str
     is_pseudonymized: bool
     excludes_seen: bool
+    counts_shown: bool
+    """Whether what was shown in vain lowers a score, so that it is worth a read."""
     item_ids: frozenset[str]
     popular: pl.DataFrame
     """``item_id, title, cold_score``, best cold start first."""
@@ -43,6 +45,7 @@ class ServedRelease:
             fingerprint=settings["fingerprint"],
             is_pseudonymized=settings["pseudonymized"],
             excludes_seen=bool(settings["ranking"]["exclude_seen"]),
+            counts_shown=settings["ranking"]["repetition_weight"] > 0,
             item_ids=frozenset(popular["item_id"].to_list()),
             popular=popular.select("item_id", "title", "cold_score"),
             schema=pl.read_parquet_schema(folder / ITEMS_FILE),

@@ -12,6 +12,7 @@ from itertools import islice
 from rec.data.events import Event
 from rec.data.sequences import Sequences
 from rec.ranking.event_log import EventLog
+from rec.ranking.fatigue import ShownList
 
 _USERS_PER_TRANSACTION = 5_000
 """Small enough that feedback, which waits for the write lock, is held up for milliseconds."""
@@ -21,6 +22,10 @@ _SELECT_BASE = "SELECT events FROM base_history WHERE generation = ? AND user_id
 _SELECT_NEWER = (
     f"SELECT {', '.join(_LOG_FIELDS)} FROM events WHERE user_id = ? AND seq > ? "
     "ORDER BY timestamp_ms DESC, seq DESC LIMIT ?"
+)
+# By rowid, which the index by user holds: no row but the newest ones is read.
+_SELECT_SHOWN = (
+    "SELECT timestamp_ms, item_ids FROM impressions WHERE user_id = ? ORDER BY rowid DESC LIMIT ?"
 )
 _SELECT_CURRENT = (
     "SELECT generation, release, ingested_through FROM bases "
@@ -53,6 +58,11 @@ class HistoryStore:
             Event(user_id=user_id, event_type=kind, timestamp_ms=time, item_id=item, query=query)
             for kind, time, item, query in merged[-limit:]
         ]
+
+    def shown_lists(self, user_id: str, *, limit: int) -> list[ShownList]:
+        """Return the newest ``limit`` lists that a user was shown, newest first."""
+        rows = self._log.connection().execute(_SELECT_SHOWN, (user_id, limit)).fetchall()
+        return [ShownList(time, json.loads(item_ids)) for time, item_ids in rows]
 
     def load_base(
         self,
