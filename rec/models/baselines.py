@@ -1,4 +1,4 @@
-"""Baselines: what every table shows beside the model. Many logs are won by one of them.
+"""Baselines: counting popularity, neighbours, transitions and habits.
 
 Each is fitted on training sequences and scores histories: ``score`` gives float32 ``(B, V)``.
 """
@@ -11,7 +11,7 @@ from scipy import sparse
 
 from rec.data.sequences import Sequences
 from rec.models.scoring import top_k_in_blocks
-from rec.models.transitions import keep_largest
+from rec.models.transitions import keep_largest, recency_weights
 
 DAY_MS = 24 * 3600 * 1000
 _BLOCK_ENTRIES = 1 << 22
@@ -29,15 +29,35 @@ class Scorer(Protocol):
 
 
 class ScoredLists:
-    """Make lists from any scorer."""
+    """Make lists from any scorer.
 
-    def __init__(self, scorer: Scorer) -> None:
+    Where a scorer says nothing, its lists would be filled by the order of the catalog; backed by
+    popularity, it is as good a peer as it can be for cold users too.
+    """
+
+    def __init__(self, scorer: Scorer, *, backing: NDArray[np.int64] | None = None) -> None:
+        """Hold the scorer.
+
+        Args:
+            scorer: of any scale; with a backing, scores above 0 are proposals.
+            backing: int64 ``(V,)``, events of the items, by which those that are not proposed
+                are ordered, behind all that are.
+        """
         self.name = scorer.name
         self._scorer = scorer
+        self._backing: NDArray[np.float32] | None = None
+        if backing is not None:
+            self._backing = (backing / (1 + backing.max(initial=0)) - 1).astype(np.float32)
 
     def top_k(self, histories: Sequences, *, k: int, exclude_seen: bool) -> NDArray[np.int32]:
         """Return int32 ``(B, k)`` item indexes, 0 where none is left."""
-        return top_k_in_blocks(self._scorer.score, histories, k=k, exclude_seen=exclude_seen)
+        return top_k_in_blocks(self._score, histories, k=k, exclude_seen=exclude_seen)
+
+    def _score(self, histories: Sequences) -> NDArray[np.float32]:
+        scores = self._scorer.score(histories)
+        if self._backing is None:
+            return scores
+        return np.where(scores > 0, scores, self._backing)
 
 
 class Popularity:
@@ -67,14 +87,14 @@ class ItemKNN:
         self, train: Sequences, *, num_neighbors: int = 100, max_events: int | None = None
     ) -> None:
         """Fit on each user's newest ``max_events`` events, all if absent."""
-        users = _user_items(train if max_events is None else train.newest(max_events))
+        users = user_items(train if max_events is None else train.newest(max_events))
         norms = np.sqrt(np.asarray(users.multiply(users).sum(axis=0)).ravel())
         scaled = users @ sparse.diags_array(1 / np.maximum(norms, 1e-12))
         self.neighbors = _nearest(scaled.tocsr(), num_neighbors)
 
     def score(self, histories: Sequences) -> NDArray[np.float32]:
         """Return the summed similarities, float32 ``(B, V)``."""
-        scores: NDArray[np.float32] = (_user_items(histories) @ self.neighbors).toarray()
+        scores: NDArray[np.float32] = (user_items(histories) @ self.neighbors).toarray()
         return scores.astype(np.float32)
 
 
@@ -103,7 +123,7 @@ class Markov:
         last[has_any] = items.timestamps_ms[items.offsets[1:][has_any] - 1]
         is_last = items.timestamps_ms == last[items.rows()]
         scores: NDArray[np.float32] = (
-            _user_items(items.select_events(is_last)) @ self._follows
+            user_items(items.select_events(is_last)) @ self._follows
         ).toarray()
         return scores.astype(np.float32)
 
@@ -111,37 +131,22 @@ class Markov:
 class PersonalFrequency:
     """Score an item by how often the user had it; the one to beat where repeats rule.
 
-    Flaw: says nothing about anything new; with seen items left out its lists are empty.
+    Flaw: says nothing about anything new; with seen items left out only popularity is left.
     """
 
     name = "personal_frequency"
 
-    def __init__(self, train: Sequences) -> None:
+    def __init__(self, train: Sequences, *, decay: float = 1.0) -> None:
+        """Fit; an event weighs ``decay`` to the number of the user's later moments."""
+        self._decay = decay
         self._popularity = count_items(train).astype(np.float32)
         self._popularity /= max(1.0, float(self._popularity.max(initial=0))) * 2
 
     def score(self, histories: Sequences) -> NDArray[np.float32]:
         """Return the user's own counts, ties broken by popularity, float32 ``(B, V)``."""
-        items = histories.select_events(histories.is_item)
-        ones = np.ones(items.num_events, dtype=np.float32)
-        own = sparse.csr_array(
-            (ones, (items.rows(), items.tokens - 1)),
-            shape=(histories.num_users, histories.num_items),
-        )
+        own = recency_weights(histories, decay=self._decay)
         scores: NDArray[np.float32] = own.toarray() + self._popularity
         return scores.astype(np.float32)
-
-
-def fit_baselines(train: Sequences) -> list[ScoredLists]:
-    """Return the baselines that stand in every table, fitted on ``train``."""
-    scorers: list[Scorer] = [
-        Popularity(train),
-        Popularity(train, last_days=7),
-        ItemKNN(train),
-        Markov(train),
-        PersonalFrequency(train),
-    ]
-    return [ScoredLists(scorer) for scorer in scorers]
 
 
 def count_items(sequences: Sequences, *, last_days: int | None = None) -> NDArray[np.int64]:
@@ -153,14 +158,20 @@ def count_items(sequences: Sequences, *, last_days: int | None = None) -> NDArra
     return np.bincount(sequences.tokens[keep] - 1, minlength=sequences.num_items)
 
 
-def _user_items(sequences: Sequences) -> sparse.csr_array:
-    """Return who had what, 0 or 1, float32 sparse ``(B, V)``."""
+def count_user_items(sequences: Sequences) -> sparse.csr_array:
+    """Return how often who had what, float32 sparse ``(B, V)``."""
     items = sequences.select_events(sequences.is_item)
     ones = np.ones(items.num_events, dtype=np.float32)
-    matrix = sparse.csr_array(
+    counts = sparse.csr_array(
         (ones, (items.rows(), items.tokens - 1)), shape=(sequences.num_users, sequences.num_items)
     )
-    matrix.sum_duplicates()
+    counts.sum_duplicates()
+    return counts
+
+
+def user_items(sequences: Sequences) -> sparse.csr_array:
+    """Return who had what, 0 or 1, float32 sparse ``(B, V)``."""
+    matrix = count_user_items(sequences)
     matrix.data[:] = 1.0
     return matrix
 

@@ -36,7 +36,8 @@ from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
 from rec.evaluation.report import render_report
 from rec.evaluation.slicing import frequency_labels
 from rec.evaluation.sweeping import DEFAULT_WEIGHTS, Scoring, sweep_penalty
-from rec.models.baselines import ScoredLists, count_items, fit_baselines
+from rec.models.baselines import ScoredLists, count_items
+from rec.models.standard_baselines import fit_baselines
 from rec.models.text_tower import TextTower
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles, ranking_from
@@ -178,7 +179,7 @@ def evaluate_index(
         text = files.text[1:].numpy()
         results.append(
             evaluate(
-                [ours, *fit_baselines(split.train), *texts],
+                [ours, *fit_baselines(split.train, text=text), *texts],
                 split.test,
                 train=split.train,
                 k=config.k,
