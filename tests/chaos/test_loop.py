@@ -17,8 +17,9 @@ from rec.ranking.recommender import current_release
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-OLD_SHARE = 0.8
-"""Of the log that the first release knows; the rest arrives as feedback."""
+OLD_SHARE = 0.05
+"""Of the log that the first release knows; the rest arrives as feedback. A fifth is already enough
+to learn this shop to its ceiling, where one release is as good as the other."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -57,7 +58,8 @@ def test_feedback_makes_a_better_release(
     loop.main(common)
     summary = json.loads(capsys.readouterr().out)
     comparison = summary["comparison"]
-    print(json.dumps({"decision": summary["decision"], **comparison}, indent=1))  # noqa: T201
+    with capsys.disabled():
+        print(json.dumps({"decision": summary["decision"], **comparison}))  # noqa: T201
     assert summary["decision"] == "promoted"
     assert comparison["candidate"]["ndcg@10"] > comparison["release"]["ndcg@10"]
     assert comparison["low"] > 0
