@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,9 +33,9 @@ from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
 from tests.benchmarks.fair import machine
+from tests.benchmarks.peer_environment import peer_python
 
 WIDTH, LENGTH, BATCH, NEGATIVES = 64, 200, 128, 256
-PEER_PACKAGES = ("rectools[torch]==0.19.0", "numpy<2", "pyarrow<24", "torch==2.13.0")
 _PEER = """
 import json, logging, sys, time, warnings
 warnings.filterwarnings("ignore"); logging.disable(logging.WARNING)
@@ -121,15 +120,6 @@ def run_peer(log: Sequences, python: Path) -> dict[str, float]:
         raise SystemExit(done.stderr[-1500:])
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-def peer_python(folder: Path) -> Path:
-    """Return the interpreter of the peer's environment, made if it is missing."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER_PACKAGES], check=True)
-    return python
 
 
 def compare_with_peer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
