@@ -17,7 +17,7 @@ from rec.data.columns import map_columns, mapping, read_column, text_column
 from rec.data.csv_rows import split_swallowed_lines
 from rec.data.event_ids import CONTENT_FIELDS
 from rec.data.events import DEFAULT_EVENT_TYPE, EVENT_SCHEMA, SEARCH
-from rec.data.privacy import pseudonyms
+from rec.data.privacy import Pseudonymizer
 from rec.data.rows import MAX_RAW_CHARACTERS, NESTED, RAW, REASON, ROW
 from rec.data.scrubbing import scrub_texts
 from rec.data.storage import suffix_of
@@ -138,7 +138,7 @@ def normalise_events(
     file_name: str,
     known_items: pl.Series,
     now_ms: int,
-    pseudonym_key: bytes | None,
+    pseudonymize: Pseudonymizer | None,
 ) -> pl.DataFrame:
     """Return the rows of one chunk in :data:`RAW_SCHEMA`, each bad one with its reason.
 
@@ -149,7 +149,7 @@ def normalise_events(
         file_name: named in errors.
         known_items: ids of the catalog; events of others get ``unknown_item``.
         now_ms: the time of the run; later events (by more than a day) get a reason.
-        pseudonym_key: hashes user ids; ``None`` keeps them.
+        pseudonymize: hashes user ids; ``None`` keeps them.
 
     Raises:
         DataError: a column of the contract is missing or of a type that cannot be read.
@@ -210,12 +210,9 @@ def normalise_events(
         .then(pl.lit("unknown_item"))
     )
     frame = frame.with_columns(reasons.alias(REASON))
-    if pseudonym_key is not None:
+    if pseudonymize is not None:
         # Rows without a user still need one to be partitioned by: the empty text.
-        ids = frame["user_id"].fill_null("")
-        frame = frame.with_columns(
-            pl.Series("user_id", pseudonyms(ids.to_list(), pseudonym_key), dtype=pl.String)
-        )
+        frame = frame.with_columns(pseudonymize(frame["user_id"].fill_null("")))
     frame = frame.with_columns(_raw_text(named, frame, config=config))
     # After the pseudonyms: serving hashes the stored id too, and nobody can test guesses at it.
     frame = frame.with_columns(_event_ids(frame))

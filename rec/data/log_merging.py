@@ -49,10 +49,11 @@ def merge_partition(before: Cleaned, rows: pl.DataFrame, *, config: CleaningConf
     ]
     cleaned = clean_partition(pl.concat([*known, rows.select(_NAMES)]), config=config)
     kept = pl.concat([before.kept.filter(~is_named), cleaned.kept])
+    kept = kept.sort("user_id", "timestamp_ms", ORDER)
     stays = before.quarantined.filter(~(old_bots & is_named).fill_null(value=False))
     quarantined = pl.concat([stays, cleaned.quarantined]).sort(ORDER, maintain_order=True)
     return Cleaned(
-        kept=kept.sort("user_id", "timestamp_ms", ORDER),
+        kept=kept,
         quarantined=quarantined,
         duplicates=cleaned.duplicates,
         bot_days=count_bot_days(kept, quarantined, config),

@@ -16,6 +16,7 @@ from rec.data.text import detect_languages
 
 TOP_USERS = 10
 """The users with most events that are named (under their stored ids)."""
+_DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +48,29 @@ class LogStatistics:
 
 
 def log_statistics(events: pl.DataFrame) -> LogStatistics:
-    """Return the statistics of clean events; all events of a user must be there."""
+    """Return the statistics of clean events.
+
+    Args:
+        events: sorted by user, then time; all events of a user must be there.
+    """
     if not events.height:
         return LogStatistics()
     stamp = pl.col("timestamp_ms")
-    per_user = events.group_by("user_id").len().sort(["len", "user_id"], descending=[True, False])
+    runs = events.select(pl.col("user_id").rle()).unnest("user_id")
+    per_user = runs.select(user_id="value", len="len")
+    per_user = per_user.sort(["len", "user_id"], descending=[True, False])
     queries = events["query"].drop_nulls()
-    tied = events.select((pl.len().over("user_id", "timestamp_ms") > 1).sum()).item()
-    months = events.select(pl.from_epoch(stamp, time_unit="ms").dt.strftime("%Y-%m").alias("m"))
+    is_tied = (stamp == stamp.shift(1)) & (pl.col("user_id") == pl.col("user_id").shift(1))
+    is_tied = is_tied.fill_null(value=False)
     return LogStatistics(
         events=events.height,
         users=per_user.height,
-        sessions=events.select(pl.struct("user_id", "session_id").n_unique()).item(),
+        sessions=_count_sessions(events),
         event_types=_counts(events["event_type"]),
-        months=_counts(months["m"]),
+        months=_count_months(events["timestamp_ms"]),
         query_languages=_counts(detect_languages(queries)) if len(queries) else {},
         lengths=dict(per_user["len"].value_counts().iter_rows()),
-        tied_events=tied,
+        tied_events=events.select((is_tied | is_tied.shift(-1, fill_value=False)).sum()).item(),
         first_ms=events["timestamp_ms"].min(),  # type: ignore[arg-type]
         last_ms=events["timestamp_ms"].max(),  # type: ignore[arg-type]
         heaviest_users=per_user.head(TOP_USERS).rows(),
@@ -132,6 +139,22 @@ def gini(counts: Sequence[int]) -> float:
     return float(
         2 * (ranks @ values) / (len(values) * values.sum()) - (len(values) + 1) / len(values)
     )
+
+
+def _count_sessions(events: pl.DataFrame) -> int:
+    """Return the distinct pairs of user and session; most stand together, so few are compared."""
+    pair = [pl.col(name) for name in ("user_id", "session_id")]
+    is_other = pl.any_horizontal(name.ne_missing(name.shift(1)) for name in pair)
+    # Users are never null, so the first event is unlike the nothing before it.
+    return int(events.select(*pair).filter(is_other).select(pl.struct(*pair).n_unique()).item())
+
+
+def _count_months(timestamps_ms: pl.Series) -> dict[str, int]:
+    """Return the events by month; days are counted first, so that few times become text."""
+    days = (timestamps_ms // _DAY_MS).alias("day").value_counts()
+    month = pl.from_epoch("day", time_unit="d").dt.strftime("%Y-%m").alias("month")
+    counts = days.group_by(month).agg(pl.col("count").sum()).sort("month")
+    return dict(counts.iter_rows())
 
 
 def _counts(values: pl.Series) -> dict[str, int]:

@@ -13,10 +13,14 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from rec.errors import ArtifactError
 
 KEY_BYTES = 32
 _PSEUDONYM_HEX_DIGITS = 32
+MAX_REMEMBERED = 1 << 19
+"""Users whose pseudonyms are held while a file is read: at most about 100 MB."""
 _OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -62,6 +66,32 @@ def pseudonyms(user_ids: Sequence[str], key: bytes) -> list[str]:
     """
     known = {user_id: pseudonym(user_id, key) for user_id in set(user_ids)}
     return [known[user_id] for user_id in user_ids]
+
+
+class Pseudonymizer:
+    """Hash columns of user ids chunk by chunk; who comes again is not hashed again."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._known: dict[str, str] = {}
+
+    def __call__(self, user_ids: pl.Series) -> pl.Series:
+        """Return the pseudonym of every id.
+
+        >>> names = Pseudonymizer(bytes(32))(pl.Series(["alice", "bob", "alice"]))
+        >>> names.to_list() == pseudonyms(["alice", "bob", "alice"], bytes(32))
+        True
+        """
+        distinct = user_ids.unique()
+        if len(self._known) + len(distinct) > MAX_REMEMBERED:
+            self._known.clear()
+        ids = distinct.to_list()
+        names = list(map(self._known.get, ids))
+        for place, name in enumerate(names):
+            if name is None:
+                names[place] = self._known[ids[place]] = pseudonym(ids[place], self._key)
+        hashed = pl.Series(names, dtype=pl.String)
+        return user_ids.replace_strict(distinct, hashed, return_dtype=pl.String)
 
 
 def create_private_file(path: Path, text: str) -> bool:

@@ -24,6 +24,8 @@ from rec.artifacts import write_json
 from rec.errors import ArtifactError
 
 VOCABULARY_FILE = "vocabulary.json"
+EVENT_COLUMNS = ("user_id", "item_id", "event_type", "timestamp_ms", "query")
+"""What sequences are built of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,7 @@ def build_sequences(
     """Return the sequences of events that are already sorted by user, then time.
 
     Args:
-        events: ``user_id, item_id, event_type, timestamp_ms, query``.
+        events: :data:`EVENT_COLUMNS`.
         item_ids: the catalog's ids; position ``p`` is item index ``p + 1``.
         queries: distinct queries; position ``q`` is token ``V + 1 + q``.
         event_type_names: the order of the type codes; the sorted types of ``events`` if absent.
@@ -126,7 +128,7 @@ def build_sequences(
         event_type_names = sorted(events["event_type"].unique().to_list())
     num_items = len(item_ids)
     table = (
-        events.select("user_id", "item_id", "event_type", "timestamp_ms", "query")
+        events.select(EVENT_COLUMNS)
         .join(_codes("item_id", item_ids, 1), on="item_id", how="left", maintain_order="left")
         .join(
             _codes("query", queries, num_items + 1), on="query", how="left", maintain_order="left"

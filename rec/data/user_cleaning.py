@@ -7,6 +7,7 @@ step before left: same id, bots, near in time, repeats, rare items and users, se
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig
@@ -51,12 +52,11 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
     # One user may be a tenth of the log: each step lets go of what it was made from.
     good = (rows.filter(~is_bad) if bad.height else rows).drop(REASON, RAW)
     del rows
-    is_first = pl.col(ORDER) == pl.col(ORDER).min().over("user_id", "event_id")
-    kept = good.filter(is_first)
+    kept = _sorted_by_user(_without_same_ids(good))
     duplicates = {SAME_ID: good.height - kept.height}
     del good
-    kept = kept.sort("user_id", "timestamp_ms", ORDER)
-    num_unclear = kept.select(looks_derived().sum()).item()
+    named = kept.lazy().filter(pl.col("session_id").is_not_null())
+    num_unclear = named.select(looks_derived().sum()).collect().item()
     bots, bot_days = _bots(kept, config)
     if config.bots == "quarantine":
         bad = pl.concat([bad, _quarantine(kept.filter(bots), BOT_RATE)])
@@ -117,8 +117,8 @@ def derive_sessions(events: pl.DataFrame, *, config: CleaningConfig) -> pl.DataF
     if config.session_gap_s is None:
         return events
     stamp = pl.col("timestamp_ms")
-    gap = stamp - stamp.shift(1).over("user_id")
-    begins = events.select((gap > config.session_gap_s * 1000).fill_null(value=True))
+    is_late = stamp - stamp.shift(1) > config.session_gap_s * 1000
+    begins = events.select((is_late | _is_other("user_id")).fill_null(value=True))
     is_first = begins.to_series()
     names = events.filter(is_first).select(pl.format("{}-{}", "user_id", stamp)).to_series()
     # Each name is made once and pointed to, so a session costs its events no text of their own.
@@ -135,7 +135,13 @@ def looks_derived() -> pl.Expr:
 
 
 def count_bot_days(kept: pl.DataFrame, quarantined: pl.DataFrame, config: CleaningConfig) -> int:
-    """Return the days above the limit, of events that were cleaned under ``config``."""
+    """Return the days above the limit, of events that were cleaned under ``config``.
+
+    Args:
+        kept: sorted by user, then time.
+        quarantined: what was not kept, in any order.
+        config: the plan.
+    """
     if config.bots == "report":
         return _bots(kept, config)[1]
     day = pl.col("timestamp_ms") // DAY_MS
@@ -144,13 +150,45 @@ def count_bot_days(kept: pl.DataFrame, quarantined: pl.DataFrame, config: Cleani
 
 
 def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
-    """Return which events are of a day with too many, and how many such days there are."""
-    if config.max_events_per_day is None:
+    """Return which events are of a day with too many, and how many such days there are.
+
+    Args:
+        kept: sorted by user, then time, so that the events of a day stand together.
+        config: how many are too many.
+    """
+    if config.max_events_per_day is None or not kept.height:
         return pl.Series([False], dtype=pl.Boolean).new_from_index(0, kept.height), 0
     day = pl.col("timestamp_ms") // DAY_MS
-    is_bot = kept.select((pl.len().over("user_id", day) > config.max_events_per_day).alias("bot"))
-    days = kept.filter(is_bot["bot"]).select(pl.struct("user_id", day).n_unique()).item()
-    return is_bot["bot"], days
+    is_first = kept.select((_is_other("user_id") | (day != day.shift(1))).fill_null(value=True))
+    starts = is_first.to_series().arg_true().to_numpy()
+    sizes = np.diff(starts, append=kept.height)
+    is_bot_day = sizes > config.max_events_per_day
+    return pl.Series(np.repeat(is_bot_day, sizes)), int(is_bot_day.sum())
+
+
+def _without_same_ids(events: pl.DataFrame) -> pl.DataFrame:
+    """Return of each user's events with one ``event_id`` the first in the input's order.
+
+    Whose hash is there once is there once; only the few others are compared as text.
+    """
+    hashes = pl.struct("user_id", "event_id").hash()
+    twice = events.select("user_id", "event_id", ORDER).filter(hashes.is_duplicated())
+    is_first = pl.col(ORDER) == pl.col(ORDER).min().over("user_id", "event_id")
+    again = twice.filter(~is_first)[ORDER]
+    return events.filter(~pl.col(ORDER).is_in(again.implode())) if len(again) else events
+
+
+def _sorted_by_user(events: pl.DataFrame) -> pl.DataFrame:
+    """Return events by user, then time, then the input's order; texts are compared once a user."""
+    users = events["user_id"].unique().sort()
+    places = pl.int_range(len(users), dtype=pl.UInt32, eager=True)
+    keys = (events[ORDER], events["timestamp_ms"], events["user_id"].replace_strict(users, places))
+    return events[np.lexsort([key.to_numpy() for key in keys])] if events.height else events
+
+
+def _is_other(name: str) -> pl.Expr:
+    """Return the expression that says whether an event differs from the one before."""
+    return pl.col(name) != pl.col(name).shift(1)
 
 
 def empty_quarantine() -> pl.DataFrame:

@@ -18,9 +18,9 @@ from rec.data.files import UnreadableFileError, read_chunks
 from rec.data.items import load_items
 from rec.data.log_merging import merge_partition
 from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
-from rec.data.privacy import load_or_create_key
+from rec.data.privacy import Pseudonymizer, load_or_create_key
 from rec.data.rows import RAW, REASON
-from rec.data.sequences import build_sequences, distinct_queries, save_part
+from rec.data.sequences import EVENT_COLUMNS, build_sequences, distinct_queries, save_part
 from rec.data.tombstones import without_erased
 from rec.data.user_cleaning import (
     BOT_USER,
@@ -68,9 +68,9 @@ class SpillFile:
         """Return what was read of file ``(number, path)``."""
         number, path = task
         known_items = load_items(self.catalog)["item_id"]
-        key = None
+        pseudonymize = None
         if self.key_path is not None and path not in self.feedback:
-            key = load_or_create_key(self.key_path)
+            pseudonymize = Pseudonymizer(load_or_create_key(self.key_path))
         num_rows, problem = 0, None
         with PieceWriter(self.folder, number) as pieces:
             try:
@@ -82,7 +82,7 @@ class SpillFile:
                         file_name=path,
                         known_items=known_items,
                         now_ms=self.now_ms,
-                        pseudonym_key=key,
+                        pseudonymize=pseudonymize,
                     )
                     if self.tombstones:
                         assert self.tombstone_key is not None
@@ -240,7 +240,7 @@ class SequencePartition:
         if not (self.events / name).is_file():
             return 0
         sequences = build_sequences(
-            pl.read_parquet(self.events / name),
+            pl.read_parquet(self.events / name, columns=list(EVENT_COLUMNS)),
             item_ids=load_items(self.catalog)["item_id"].to_list(),
             queries=self.queries,
             event_type_names=self.event_type_names,
@@ -313,7 +313,8 @@ def _write_part(
 ) -> PartitionSummary:
     """Write a part, add to its quarantine, and say what was written."""
     name = f"part-{partition:05d}.parquet"
-    cleaned.kept.rechunk().write_parquet(folder / name, compression="zstd")
+    # Half of the bytes are hashes, which a higher level does not make smaller.
+    cleaned.kept.rechunk().write_parquet(folder / name, compression="zstd", compression_level=1)
     item_counts(cleaned.kept).write_parquet(item_folder / name)
     if cleaned.quarantined.height:
         rows = cleaned.quarantined.rename(QUARANTINE_NAMES)

@@ -20,7 +20,7 @@ from cluster.serve.state import HISTORY_EVENTS
 from rec.data.cleaning import CleaningConfig, normalise_events
 from rec.data.events import Event
 from rec.data.files import read_chunks
-from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.privacy import Pseudonymizer, load_or_create_key, pseudonym
 from rec.encoders import load_encoder
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.history import HistoryStore
@@ -316,7 +316,7 @@ def test_event_without_id_gets_that_of_batch_cleaning(service: Service, tmp_path
         file_name="log.jsonl",
         known_items=pl.Series(service.recommender.item_ids),
         now_ms=time.time_ns() // 1_000_000,
-        pseudonym_key=service.pseudonym_key,
+        pseudonymize=Pseudonymizer(service.pseudonym_key),
     )
     before = service.log.last_seq()
     service.send(event)
