@@ -5,6 +5,7 @@ and HAProxy too. So ``down`` finds what ``up`` started, whatever became of it, a
 else; ``ray stop`` would end every Ray of the user.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -52,6 +53,9 @@ ASK_S = 8.0
 """How long processes may take to end by themselves; then they are killed."""
 KILL_S = 20.0
 _ALL_HOSTS = ("0.0.0.0", "::")
+_SEVERAL_HOSTS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
+"""How long nodes wait for a lost head. After Ray's own 60 s they would end, and a head that came
+back would find none of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +84,13 @@ class Stopped:
 
 
 def start(
-    profile: Profile, *, folder: Path, node_address: str = SELF, join: str | None = None
+    profile: Profile,
+    *,
+    folder: Path,
+    node_address: str = SELF,
+    join: str | None = None,
+    num_cpus: int | None = None,
+    keep_state: Path | None = None,
 ) -> Cluster:
     """Start Ray on this machine: a head, or a node of the head at ``join``.
 
@@ -89,12 +99,18 @@ def start(
         folder: where the state is kept; one cluster a folder.
         node_address: address that other nodes reach this one at; loopback keeps it to itself.
         join: ``host:port`` of a running head.
+        num_cpus: cores that the node offers; those of the machine if absent.
+        keep_state: where a head keeps what it knows, so that one that was lost and is started again
+            finds its nodes and actors.
 
     Raises:
-        ConfigError: one is up already, Ray is too old or unsafe, or it did not start.
+        ConfigError: one is up already, a node is to keep state, Ray is too old or unsafe, or it did
+            not start.
     """
     if find(folder) is not None:
         raise ConfigError(f"a cluster is up already ({folder}): run `nextray down` first")
+    if join is not None and keep_state is not None:
+        raise ConfigError("--keep-state is the head's: leave it out where --address is given")
     # This process's own, before Ray is imported: it reads them once.
     prepare_environment(os.environ)
     environment = dict(os.environ)
@@ -103,18 +119,22 @@ def start(
     check_ray(ray.__version__)
     mark = secrets.token_hex(8)
     # Unix sockets lie in it, and their names must be short.
-    temp = Path(tempfile.mkdtemp(prefix="nextray-up-"))
+    temp = _temp_folder(keep_state)
     environment[MARK] = mark
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment |= {name: str(free_port()) for name in (*HAPROXY_PORTS, *_METRICS_PORTS)}
-    if node_address == SELF:
-        environment |= STAY_LOCAL
+    environment |= STAY_LOCAL if node_address == SELF else _SEVERAL_HOSTS
+    if keep_state is not None:
+        keep_state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state = str(keep_state.resolve())
+        environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": state}
     environment.pop("RAY_ADDRESS", None)
     options = [
         f"--node-ip-address={node_address}",
         f"--object-store-memory={object_store_bytes(profile)}",
         "--disable-usage-stats",
         *(f"--{name}={free_port()}" for name in _SIDE_PORTS),
+        *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
     ]
     if join is None:
         port = _take(node_address, HEAD_PORT)
@@ -251,6 +271,16 @@ def _run_ray_start(options: Sequence[str], environment: Mapping[str, str]) -> No
 def _save(folder: Path, cluster: Cluster) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(folder / STATE_FILE, cluster)
+
+
+def _temp_folder(keep_state: Path | None) -> Path:
+    """Return a new folder for Ray's files; the same one again where a head takes up its state."""
+    if keep_state is None:
+        return Path(tempfile.mkdtemp(prefix="nextray-up-"))
+    name = hashlib.sha256(os.fsencode(keep_state.resolve())).hexdigest()[:8]
+    path = Path(tempfile.gettempdir()) / f"nextray-up-{name}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def _take(host: str, port: int) -> int:

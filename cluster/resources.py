@@ -56,6 +56,9 @@ class ServeResources:
     gateway: Mapping[str, Any]
     encoder: Mapping[str, Any]
     ranker: Mapping[str, Any]
+    proxies: Literal["HeadOnly", "EveryNode"] = "HeadOnly"
+    """Where HTTP is answered. With several nodes every one of them does, so that losing the head
+    loses no request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +125,7 @@ CPU = Profile(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=2, min_replicas=1, max_replicas=16, ongoing=32),
         ranker=_deployment(num_cpus=2, min_replicas=2, max_replicas=32, ongoing=32),
+        proxies="EveryNode",
     ),
 )
 
@@ -135,6 +139,7 @@ GPU = Profile(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=1, num_gpus=0.5, min_replicas=1, max_replicas=8, ongoing=128),
         ranker=_deployment(num_cpus=1, num_gpus=0.25, min_replicas=2, max_replicas=16, ongoing=128),
+        proxies="EveryNode",
     ),
 )
 

@@ -31,7 +31,7 @@ def _work(arguments: RestoreArguments) -> None:
     content = restore(arguments.backup, arguments.workspace)
     console().print(
         f"restored {len(content['files'])} files of {content['created_at']}, the log up to event "
-        f"{content['last_seq']}. Who was erased since is in it again: run `nextray erase` for them"
+        f"{content['last_seq']}; {content['erased_again']} rows of users erased since are out again"
     )
 
 

@@ -32,6 +32,11 @@ class UpArguments:
     token. The dashboard stays on loopback."""
     address: str | None = None
     """HOST:PORT of a running head that this machine joins; a new head if absent."""
+    num_cpus: int | None = None
+    """Cores that this node offers; those of the machine if absent, 0 keeps work off a head."""
+    keep_state: Path | None = None
+    """Folder on this machine's disk where the head keeps what it knows (RocksDB): lost and started
+    again with it, it finds its nodes, actors and endpoints. Without it they are lost too."""
     folder: Path = Path("~/.nextray")
     """Where `down` and `status` find the cluster; one a folder."""
     json: bool = False
@@ -51,6 +56,8 @@ def _work(arguments: UpArguments) -> None:
         folder=arguments.folder.expanduser(),
         node_address=arguments.node_address,
         join=arguments.address,
+        num_cpus=arguments.num_cpus,
+        keep_state=arguments.keep_state,
     )
     if arguments.json:
         print(json.dumps(dataclasses.asdict(cluster)))  # noqa: T201

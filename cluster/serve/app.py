@@ -88,7 +88,7 @@ def serving(
     load_histories(workspace, release)
     for name in ("ray.serve", "ray.serve._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    serve.start(proxy_location=profile.serve.proxies, http_options={"host": host, "port": port})
     try:
         args = ServeArgs(workspace=workspace, release=release, profile=profile)
         serve.run(build_app(args), name=APPLICATION, route_prefix="/")

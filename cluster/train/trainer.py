@@ -170,15 +170,18 @@ def _check_room(resources: TrainResources) -> None:
     import ray
 
     least = resources.min_workers or resources.num_workers
-    has = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for kind, name, each in (
         ("CPU", "cores", resources.worker_cpus),
         ("GPU", "GPUs", resources.worker_gpus),
     ):
-        if least * each > has.get(kind, 0):
+        # A worker runs on one node: cores of two do not add up to one worker.
+        room = [int(node.get(kind, 0) // each) for node in nodes] if each else [least]
+        if sum(room) < least:
+            has = " + ".join(f"{node[kind]:g}" for node in nodes if node.get(kind)) or "0"
             raise ConfigError(
-                f"training asks for {least} workers x {each:g} {name}, the cluster has "
-                f"{has.get(kind, 0):g}: choose a smaller --profile or add nodes"
+                f"training asks for {least} workers x {each:g} {name}, the cluster has {has}: "
+                "choose a smaller --profile or add nodes"
             )
 
 

@@ -3,6 +3,9 @@
 A tombstone is made of the user id as it is stored (a pseudonym where ids are stored as such), so it
 names nobody and matches a log's rows as well as later feedback. It has no end: what an erased user
 does later is left out too, until the owner takes the line out of the file.
+
+A backup that was made earlier still holds the user. A workspace remembers its backups, and each new
+tombstone is written into those that are there, so that restoring one brings nobody back.
 """
 
 import fcntl
@@ -21,6 +24,9 @@ ERASURES = "erasures"
 """Folder of a workspace with the tombstones and the receipts."""
 TOMBSTONES_FILE = Path(ERASURES) / "tombstones.json"
 TOMBSTONES_FORMAT = 1
+BACKUPS_FILE = Path(ERASURES) / "backups.json"
+ERASED_SINCE_FILE = Path("erased-since.json")
+"""Of a backup: the tombstones that its workspace has got since."""
 _WORD = r"[\p{L}\p{N}_@.+:-]+"
 """What a user id looks like inside a line that could not be read."""
 
@@ -47,7 +53,15 @@ def load_tombstones(workspace: Path) -> frozenset[str]:
         ArtifactError: the file is damaged or of a newer version. Going on without it could bring
             an erased user back.
     """
-    path = workspace / TOMBSTONES_FILE
+    return read_tombstones(workspace / TOMBSTONES_FILE)
+
+
+def read_tombstones(path: Path) -> frozenset[str]:
+    """Return the tombstones of a file; none where there is no file.
+
+    Raises:
+        ArtifactError: as :func:`load_tombstones`.
+    """
     if not path.is_file():
         return frozenset()
     try:
@@ -66,13 +80,40 @@ def load_tombstones(workspace: Path) -> frozenset[str]:
 
 
 def add_tombstones(workspace: Path, marks: Iterable[str]) -> None:
-    """Add tombstones, durable when it returns; one process at a time, so that none is lost."""
+    """Add tombstones, here and in the backups that can be reached; durable when it returns.
+
+    One process at a time, so that none is lost.
+    """
+    wanted = frozenset(marks)
     (workspace / ERASURES).mkdir(parents=True, exist_ok=True)
     with (workspace / ERASURES / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = sorted(load_tombstones(workspace) | frozenset(marks))
-        content = {"format": TOMBSTONES_FORMAT, "tombstones": known}
-        write_json(workspace / TOMBSTONES_FILE, content)
+        _add(workspace / TOMBSTONES_FILE, wanted)
+        for backup in known_backups(workspace):
+            if backup.is_dir():
+                _add(backup / ERASED_SINCE_FILE, wanted)
+
+
+def remember_backup(workspace: Path, backup: Path) -> None:
+    """Remember where a backup of the workspace lies, to tell it who is erased later."""
+    (workspace / ERASURES).mkdir(parents=True, exist_ok=True)
+    with (workspace / ERASURES / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = {str(path) for path in known_backups(workspace)} | {str(backup.resolve())}
+        write_json(workspace / BACKUPS_FILE, {"backups": sorted(known)})
+
+
+def known_backups(workspace: Path) -> list[Path]:
+    """Return the places of the workspace's backups, whether they can be reached or not."""
+    path = workspace / BACKUPS_FILE
+    if not path.is_file():
+        return []
+    return [Path(name) for name in json.loads(path.read_text(encoding="utf-8"))["backups"]]
+
+
+def _add(path: Path, marks: frozenset[str]) -> None:
+    known = sorted(read_tombstones(path) | marks)
+    write_json(path, {"format": TOMBSTONES_FORMAT, "tombstones": known})
 
 
 def without_erased(

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from rec.artifacts import MANIFEST, ROOMS, file_sha256, link_or_copy, write_json
+from rec.data.privacy import load_or_create_key
+from rec.data.tombstones import ERASED_SINCE_FILE, read_tombstones, remember_backup
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.following import read_current
+from rec.stages.erasing_again import erase_marked
 from rec.stages.erasure_journal import only_erasure
-from rec.stages.preparation import FEEDBACK_BATCHES
+from rec.stages.preparation import FEEDBACK_BATCHES, KEY_FILE
 
 BACKUP_FILE = "backup.json"
 BACKUP_FORMAT = 1
@@ -49,6 +52,8 @@ def backup(workspace: Path, output: Path) -> Mapping[str, Any]:
     try:
         # An erasure changes finished artifacts: never half before and half after one.
         with only_erasure(workspace):
+            # Tombstones are keyed: with a key of its own a restored workspace would know none.
+            load_or_create_key(workspace / KEY_FILE)
             for path in _in_order(workspace):
                 _copy(path, aside / path.relative_to(workspace), is_final=_is_final(path))
             content = {
@@ -58,8 +63,10 @@ def backup(workspace: Path, output: Path) -> Mapping[str, Any]:
                 "release": read_current(aside).get("release"),
                 "files": _digests(aside),
             }
-        write_json(aside / BACKUP_FILE, content)
-        aside.rename(output)
+            write_json(aside / BACKUP_FILE, content)
+            aside.rename(output)
+            # Before the next erasure may begin: it tells this backup too.
+            remember_backup(workspace, output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return content
@@ -68,11 +75,13 @@ def backup(workspace: Path, output: Path) -> Mapping[str, Any]:
 def restore(source: Path, workspace: Path) -> Mapping[str, Any]:
     """Make a workspace of a backup, after every file was compared with its sha256.
 
-    Who was erased after the backup is in it again: erase again.
+    Who was erased after the backup is erased again before the workspace takes its place, as far as
+    the backup was told (``erased-since.json``). ``erased_again`` of the answer counts the users'
+    rows.
 
     Raises:
-        ArtifactError: no backup, a newer format, or a file that is missing or changed. Nothing is
-            written then.
+        ArtifactError: no backup, a newer format, a file that is missing or changed, or a trace of
+            an erased user is left. Nothing is written then.
         ConfigError: there is something at the workspace's place.
     """
     if workspace.exists() and any(workspace.iterdir()):
@@ -103,12 +112,17 @@ def restore(source: Path, workspace: Path) -> Mapping[str, Any]:
                 raise ArtifactError(
                     f"{source / name} has changed since the backup (sha256 differs)"
                 )
+        receipt = erase_marked(aside, read_tombstones(source / ERASED_SINCE_FILE))
+        if receipt is not None and receipt["left"]:
+            raise ArtifactError(
+                f"expected no trace of erased users, found some in {', '.join(receipt['left'])}"
+            )
         if workspace.exists():
             workspace.rmdir()
         aside.rename(workspace)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return content
+    return {**content, "erased_again": sum(receipt["rows"].values()) if receipt else 0}
 
 
 def _in_order(workspace: Path) -> list[Path]:

@@ -37,7 +37,7 @@ from rec.artifacts import (
 from rec.data.cleaning import CleaningConfig
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import VOCABULARY_FILE
-from rec.data.tombstones import ERASURES, add_tombstones, tombstones_of
+from rec.data.tombstones import ERASURES, add_tombstones, known_backups, tombstones_of
 from rec.encoders.store import text_hash
 from rec.errors import ConfigError
 from rec.ranking.event_log import LOG_FILE, EventLog
@@ -52,7 +52,8 @@ STALE_S = 3600
 """What still lies aside after an hour was left by a killed job: a folder is written in minutes."""
 NOT_COVERED = (
     "the owner's input files: the tombstone keeps their rows out, the files are the owner's",
-    "backups and copies of the workspace: erase again after restoring one",
+    "backups, until they are deleted: those listed as `noted` erase the user again when they are "
+    "restored; after restoring one listed as `missing`, or a copy, erase again",
     "the weights of the models and releases named here, until they are trained anew and deleted",
     "lists and exports that were written outside the workspace",
     "logs of proxies and other systems; blocks that the file system has freed, and its snapshots",
@@ -82,8 +83,14 @@ def erase(workspace: Path, user_ids: Sequence[str]) -> tuple[Path, Mapping[str, 
         raise ConfigError("--user-id expects at least one id, got an empty one")
     key = load_or_create_key(workspace / KEY_FILE)
     stored = (*user_ids, *pseudonyms(user_ids, key))
-    marks = tombstones_of(user_ids, key)
-    erasure = Erasure(stored_ids=stored, tombstones=marks)
+    return erase_stored(
+        workspace, Erasure(stored_ids=stored, tombstones=tombstones_of(user_ids, key))
+    )
+
+
+def erase_stored(workspace: Path, erasure: Erasure) -> tuple[Path, Mapping[str, Any]]:
+    """Take users out whose stored ids are known; as :func:`erase`."""
+    marks = erasure.tombstones
     with only_erasure(workspace):
         finish_rewrites(workspace)
         stale = _clear_stale(workspace)
@@ -112,6 +119,7 @@ def erase(workspace: Path, user_ids: Sequence[str]) -> tuple[Path, Mapping[str, 
             "removed_leftovers": stale,
             "models": _trained_on(workspace, "models", erasure),
             "releases": _trained_on(workspace, "releases", erasure),
+            "backups": _backups(workspace),
             "searched_files": num_files,
             "left": left,
             "not_covered": list(NOT_COVERED),
@@ -307,6 +315,14 @@ def _note(
         *before,
         {"tombstones": list(erasure.tombstones), "rows": rows},
     ]
+
+
+def _backups(workspace: Path) -> dict[str, list[str]]:
+    """Return which backups have been told, and which could not be reached."""
+    found: dict[str, list[str]] = {"noted": [], "missing": []}
+    for backup in known_backups(workspace):
+        found["noted" if backup.is_dir() else "missing"].append(str(backup))
+    return found
 
 
 def _trained_on(workspace: Path, room: str, erasure: Erasure) -> list[str]:

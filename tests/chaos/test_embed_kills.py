@@ -58,9 +58,9 @@ def test_killed_driver_repeats_at_most_a_tenth_and_a_block_per_worker(tmp_path: 
     assert counts["distinct_texts"] == NUM_ITEMS
 
 
-def prepare_catalog(folder: Path) -> Path:
-    titles = [f"article {number} in colour {number % 7}" for number in range(NUM_ITEMS)]
-    ids = [str(number) for number in range(NUM_ITEMS)]
+def prepare_catalog(folder: Path, *, num_items: int = NUM_ITEMS) -> Path:
+    titles = [f"article {number} in colour {number % 7}" for number in range(num_items)]
+    ids = [str(number) for number in range(num_items)]
     pl.DataFrame({"item_id": ids, "title": titles}).write_parquet(folder / "items.parquet")
     events = {
         "user_id": ["u"] * 3,

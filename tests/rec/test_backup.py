@@ -11,7 +11,10 @@ from rec.data.privacy import create_private_file
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.stages.backing_up import BACKUP_FILE, backup, restore
+from rec.stages.erasing import erase
+from rec.stages.erasing_again import stored_users
 from rec.stages.ingesting import ingest, last_ingested
+from tests.rec.test_erasing import ERIN, fill, run_prepare, stored_id
 
 
 def event(number: int) -> Event:
@@ -117,3 +120,34 @@ def test_places_that_are_taken_are_refused(workspace: Path, tmp_path: Path) -> N
         restore(tmp_path / "backup", workspace)
     with pytest.raises(ConfigError, match="found none"):
         backup(tmp_path / "nothing", tmp_path / "other")
+
+
+@pytest.mark.parametrize("is_pseudonymized", [True, False])
+def test_restoring_brings_no_erased_user_back(tmp_path: Path, *, is_pseudonymized: bool) -> None:
+    workspace, source = tmp_path / "workspace", tmp_path / "backup"
+    fill(workspace, tmp_path / "files", is_pseudonymized=is_pseudonymized)
+    backup(workspace, source)
+    kept = stored_users(workspace)
+    stored = stored_id(workspace, ERIN, is_pseudonymized=is_pseudonymized)
+    assert stored in kept
+    _, receipt = erase(workspace, [ERIN])
+    assert receipt["backups"] == {"noted": [str(source)], "missing": []}
+    shutil.rmtree(workspace)
+    content = restore(source, workspace)
+    assert content["erased_again"] > 0
+    assert stored_users(workspace) == kept - {stored}
+    assert not any(
+        stored.encode() in path.read_bytes() for path in workspace.rglob("*") if path.is_file()
+    )
+    # Nor does the next preparation, from the same input files.
+    run_prepare(workspace, tmp_path / "files", is_pseudonymized=is_pseudonymized)
+    assert stored not in stored_users(workspace)
+
+
+def test_backup_out_of_reach_is_named_in_the_receipt(tmp_path: Path) -> None:
+    workspace, source = tmp_path / "workspace", tmp_path / "backup"
+    fill(workspace, tmp_path / "files", is_pseudonymized=True)
+    backup(workspace, source)
+    source.rename(tmp_path / "in the cellar")
+    _, receipt = erase(workspace, [ERIN])
+    assert receipt["backups"] == {"noted": [], "missing": [str(source)]}
