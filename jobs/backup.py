@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.progress import console
-from jobs.command import run_command
-from rec.stages.backing_up import backup
+from jobs.shell import run_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _work(arguments: BackupArguments) -> None:
+    from rec.stages.backing_up import backup  # seconds that --help need not pay
+
     content = backup(arguments.workspace, arguments.output)
     if arguments.json:
         print(json.dumps({**content, "files": len(content["files"])}))  # noqa: T201

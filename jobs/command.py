@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -19,11 +18,8 @@ from cluster.resources import PROFILES, Profile
 from jobs.domains import DOMAINS
 from jobs.recipes import RECIPES, Recipe
 from jobs.refusals import check_choice, in_one_line
-from rec.errors import ConfigError, RecError
-
-BAD_INPUT = 2
-"""Exit code of an error that is the user's to mend."""
-MAX_PORT = 65_535
+from jobs.shell import check_workspace, stop
+from rec.errors import RecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,58 +96,6 @@ def run_job(
     except KeyboardInterrupt:
         console().print("stopped")
         sys.exit(130)
-
-
-C = TypeVar("C")
-
-
-def run_command(
-    arguments_type: type[C],
-    work: Callable[[C], None],
-    argv: Sequence[str] | None,
-    *,
-    name: str,
-    description: str,
-) -> None:
-    """Run a command that reads no recipe: parse, work, one line and exit code 2 on a mistake."""
-    prog = f"nextray {name}"
-    try:
-        with in_one_line(prog, argv):
-            arguments = tyro.cli(arguments_type, args=argv, prog=prog, description=description)
-        work(arguments)
-    except RecError as error:
-        stop(error)
-    except KeyboardInterrupt:
-        console().print("stopped")
-        sys.exit(130)
-
-
-def check_workspace(workspace: Path) -> None:
-    """Refuse a URI, which would become a local folder of that name.
-
-    Raises:
-        ConfigError: the workspace is not a path.
-    """
-    if re.match(r"[a-z0-9]+:/", str(workspace)):
-        raise ConfigError(
-            f"--workspace expects a local or shared folder, got {workspace}: mount it first"
-        )
-
-
-def check_port(port: int) -> None:
-    """Refuse what no service can listen on.
-
-    Raises:
-        ConfigError: it is not a TCP port.
-    """
-    if not 1 <= port <= MAX_PORT:
-        raise ConfigError(f"--port must be in 1..{MAX_PORT}, got {port}")
-
-
-def stop(error: RecError) -> NoReturn:
-    """Print one line and end with the exit code of bad input."""
-    console().print(f"error: {error}", style="bold red", soft_wrap=True, markup=False)
-    sys.exit(BAD_INPUT)
 
 
 def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str) -> A:

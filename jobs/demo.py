@@ -23,10 +23,11 @@ from rich.table import Table
 from cluster.progress import console
 from cluster.resources import PROFILES
 from cluster.runtime import connect
-from jobs.command import check_port, check_workspace, print_summary, stop
+from jobs.command import print_summary
 from jobs.flow import run_stages
 from jobs.recipes import DEMO
 from jobs.refusals import in_one_line
+from jobs.shell import check_port, check_workspace, stop
 from jobs.tables import print_metrics
 from rec.data.samples import load_complete_journey, write_sample
 from rec.errors import ConfigError, RecError

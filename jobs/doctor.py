@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.doctor import examine
 from cluster.progress import console
-from jobs.command import BAD_INPUT, run_command
+from jobs.shell import BAD_INPUT, run_command
 
 _STYLE = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster import launcher
 from cluster.progress import console
-from jobs.command import run_command
+from jobs.shell import run_command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ import tyro
 
 from cluster.progress import console
 from cluster.serve.keys import Scope, add_key, list_keys, revoke_key, rotate_key
-from jobs.command import check_workspace, stop
 from jobs.refusals import in_one_line
+from jobs.shell import check_workspace, stop
 from rec.errors import ConfigError, RecError
 
 

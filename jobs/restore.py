@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.progress import console
-from jobs.command import run_command
-from rec.stages.backing_up import restore
+from jobs.shell import run_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _work(arguments: RestoreArguments) -> None:
+    from rec.stages.backing_up import restore  # seconds that --help need not pay
+
     content = restore(arguments.backup, arguments.workspace)
     console().print(
         f"restored {len(content['files'])} files of {content['created_at']}, the log up to event "

@@ -12,7 +12,8 @@ from typing import Any
 from cluster.progress import console
 from cluster.runtime import connect
 from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
-from jobs.command import Arguments, check_port, run_job
+from jobs.command import Arguments, run_job
+from jobs.shell import check_port
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import psutil
 from cluster import launcher
 from cluster.progress import console
 from cluster.submission import list_jobs
-from jobs.command import run_command
+from jobs.shell import run_command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Literal
 from cluster import launcher
 from cluster.progress import console
 from cluster.submission import connect_jobs, follow_job, submit_job
-from jobs.command import run_command
+from jobs.shell import run_command
 from rec.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8265"

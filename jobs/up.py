@@ -18,7 +18,7 @@ from cluster import launcher
 from cluster.progress import console
 from cluster.resources import PROFILES, ProfileName
 from cluster.runtime import SELF
-from jobs.command import run_command
+from jobs.shell import run_command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from jobs import evaluate, index, pipeline, recommend
-from jobs.command import BAD_INPUT
+from jobs.shell import BAD_INPUT
 
 pytestmark = pytest.mark.ray
 

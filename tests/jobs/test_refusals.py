@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import JOBS, WITHOUT_RECIPE
-from jobs.command import BAD_INPUT
+from jobs.shell import BAD_INPUT
 
 RECIPES = "smoke, laptop, gpu, demo, social, shop, video, news, education"
 
