@@ -29,9 +29,11 @@ _log = logging.getLogger(__name__)
 class TaskActor:
     """Make a worker once and apply it to the tasks of every batch."""
 
-    def __init__(self, make_worker: bytes) -> None:
-        # Workers of a laptop share few cores: threads beyond the actor's own only fight.
+    def __init__(self, make_worker: bytes, num_threads: int = 1) -> None:
+        # Workers of a laptop share few cores: threads beyond the actor's own only fight. Polars
+        # reads its number once, when unpickling the worker imports it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("POLARS_MAX_THREADS", str(num_threads))
         self._worker = cloudpickle.loads(make_worker)()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +113,12 @@ class RaySpread:
 
         rows = [{"id": n, "task": cloudpickle.dumps(task)} for n, task in tasks.items()]
         data = ray.data.from_items(rows, override_num_blocks=len(rows))
+        num_threads = max(1, int(self._options["num_cpus"]))
         if self._is_stateless:
             results = data.map_batches(
-                lambda batch: TaskActor(make_worker)(batch), batch_size=1, **self._options
+                lambda batch: TaskActor(make_worker, num_threads)(batch),
+                batch_size=1,
+                **self._options,
             )
         else:
             size = min(self._num_actors, len(tasks))
@@ -122,7 +127,7 @@ class RaySpread:
                 warnings.simplefilter("ignore", RayDeprecationWarning)
                 results = data.map_batches(
                     TaskActor,
-                    fn_constructor_args=(make_worker,),
+                    fn_constructor_args=(make_worker, num_threads),
                     batch_size=1,
                     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
                     max_restarts=0,

@@ -36,6 +36,7 @@ from rec.artifacts import (
 )
 from rec.data.cleaning import CleaningConfig
 from rec.data.privacy import load_or_create_key, pseudonyms
+from rec.data.queries import QUERIES, load_queries, save_queries
 from rec.data.sequences import VOCABULARY_FILE
 from rec.data.tombstones import ERASURES, add_tombstones, known_backups, tombstones_of
 from rec.encoders.store import text_hash
@@ -179,12 +180,12 @@ def _erase_events(workspace: Path, artifact: Artifact, erasure: Erasure, journal
             config=CleaningConfig(**settings),
             num_partitions=artifact.manifest["config"]["num_partitions"],
         )
-        gone = [query for query in draft.details["queries"] if query and query not in known]
+        queries = load_queries(artifact)
+        gone = [query for query in queries if query and query not in known]
         journal.note_queries([text_hash(query) for query in gone])
         # The place of a query is its number in the sequences: it stays, empty.
-        draft.details["queries"] = [
-            query if query in known else "" for query in draft.details["queries"]
-        ]
+        save_queries(draft.path, [query if query in known else "" for query in queries])
+        draft.details.pop(QUERIES, None)
         _note(artifact, draft, tables, erasure=erasure, journal=journal)
 
 

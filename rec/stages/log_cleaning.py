@@ -15,6 +15,7 @@ from rec.data.cleaning import CleaningConfig
 from rec.data.counts import CleaningCounts, add_numbers, check_counts
 from rec.data.log_merging import can_merge
 from rec.data.log_statistics import LogStatistics, add_item_counts, add_statistics
+from rec.data.queries import save_queries
 from rec.errors import DataError
 from rec.spread import Spread, ready_worker
 from rec.stages.data_card import CARD_FILE, PAGE_FILES, SAMPLES, make_card
@@ -107,8 +108,8 @@ def clean_log(
     check_counts(counts, config)
     _describe(draft, summaries, counts=counts, item_folder=item_folder, catalog=catalog)
     shutil.rmtree(scratch)
+    save_queries(draft.path, sorted({query for part in summaries for query in part.queries}))
     draft.details |= {
-        "queries": sorted({query for summary in summaries for query in summary.queries}),
         "pseudonymized": config.pseudonymize_users,
         "can_be_merged": _can_be_merged(counts, summaries, config),
         "merged_into": before.name if before else None,

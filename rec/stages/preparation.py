@@ -28,6 +28,7 @@ from rec.artifacts import (
 from rec.data.cleaning import CleaningConfig
 from rec.data.files import estimate_rows, list_files
 from rec.data.privacy import load_or_create_key, pseudonym
+from rec.data.queries import load_queries
 from rec.data.sequences import save_vocabulary
 from rec.data.tombstones import load_tombstones
 from rec.spread import Spread, in_process, ready_worker
@@ -193,7 +194,7 @@ def _sequence(
     if found is not None:
         point_latest(workspace, "sequences", found.name)
         return found, True
-    queries = tuple(log.manifest["details"]["queries"])
+    queries = load_queries(log)
     event_type_names = tuple(log.counts["event_types"])
     with write_artifact(workspace, "sequences", config={}, parents=parents) as draft:
         worker = SequencePartition(
