@@ -13,8 +13,9 @@ from cluster.resources import Profile
 from cluster.train.trainer import finetune, train_model
 from cluster.tune.search import TuneConfig, search
 from jobs.recipes import Recipe
+from rec.artifacts import latest_artifact
 from rec.stages.data_card import PAGE_FILES
-from rec.stages.embedding import embed
+from rec.stages.embedding import embed, warn_of_other_encoder
 from rec.stages.enriching import RULES, enrich
 from rec.stages.evaluating import evaluate_index
 from rec.stages.finetuning import FinetuneSettings
@@ -145,6 +146,7 @@ def run_finetune(recipe: Recipe, profile: Profile, workspace: Path, *, resume: b
 
 def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool) -> Fields:
     """Train the towers and the ranker on Ray Train."""
+    warn_of_other_encoder(latest_artifact(workspace, "embeddings", made_by="embed"), recipe.encoder)
     artifact, is_skipped = train_model(
         workspace,
         _train_settings(recipe),

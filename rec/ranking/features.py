@@ -43,9 +43,11 @@ RANKED = (
     "kin",
 )
 """Sources whose rank among the user's candidates is a feature beside their score."""
+_COLD_SOURCES = ("sequence", "kin", "text")
+"""What proposes items without events beside all others: where the whole catalog competes, they
+hardly ever come up."""
 _COLD_QUOTA = 0.2
-"""Share of ``num_candidates`` for the items without events that the sequence model ranks best:
-where the whole catalog competes, it hardly ever proposes one."""
+"""Share of ``num_candidates`` that each of them may propose."""
 FEATURES = (
     *RANKED,
     *(f"{name}_rank" for name in RANKED),
@@ -172,10 +174,13 @@ def _propose(
     without_events = torch.from_numpy(np.flatnonzero(tables.counts == 0))
     if len(without_events):
         width = min(len(without_events), max(1, round(_COLD_QUOTA * num_candidates)))
-        best, picks = torch.from_numpy(scores["sequence"])[:, without_events].topk(width, dim=1)
-        is_named = best.isfinite() & ~is_cold.unsqueeze(1)
-        picks = torch.where(is_named, without_events[picks], num_items)
-        found.append((picks, torch.arange(width), SOURCES.index("sequence")))
+        for source in _COLD_SOURCES:
+            best, picks = torch.from_numpy(scores[source])[:, without_events].topk(width, dim=1)
+            is_named = best.isfinite() & ~is_cold.unsqueeze(1)
+            if source != "sequence":
+                is_named &= best > 0
+            picks = torch.where(is_named, without_events[picks], num_items)
+            found.append((picks, torch.arange(width), SOURCES.index(source)))
     # Sorted by item, then place, then source: the first of each item names its source.
     ordered = (
         torch.cat(

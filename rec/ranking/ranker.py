@@ -47,6 +47,10 @@ class RankerConfig:
     max_hidden_share: float = 0.3
     """Most items that a quarter of the moments know by text alone. It is the catalog's own share of
     items without events up to this; raising it can bring dead items into the lists."""
+    max_cold_loss: float = 0.01
+    """Share of NDCG that lists may lose so that items without events are found by their text: such
+    items start as high as this allows, measured where some are hidden. 0 gives them what is best
+    for all lists; raising it brings more of them into the lists."""
     num_folds: int = 2
     """Folds over users that calibrate the trees and compare them with what they read."""
     num_trees: int = 100
@@ -67,6 +71,8 @@ class RankerConfig:
             raise ConfigError(
                 f"--ranker.max-hidden-share must be in [0, 1), got {self.max_hidden_share}"
             )
+        if not 0 <= self.max_cold_loss < 1:
+            raise ConfigError(f"--ranker.max-cold-loss must be in [0, 1), got {self.max_cold_loss}")
         if self.num_folds < 2:
             raise ConfigError(f"--ranker.num-folds must be >= 2, got {self.num_folds}")
         if self.learning_rate <= 0:
@@ -93,6 +99,7 @@ class Trees:
     Attributes:
         lead: the source that orders best alone; the trees start from its order.
         booster: what the trees add to it; absent where that made the order no better.
+        cold_offset: what an item without events starts with beside that.
         slope: of the log-odds in that number.
         intercept: log-odds where it is 0.
         metrics: out-of-fold NDCG of the trees, of the cosine and of single sources.
@@ -100,6 +107,7 @@ class Trees:
 
     lead: str
     booster: lightgbm.Booster | None
+    cold_offset: float
     slope: float
     intercept: float
     metrics: Mapping[str, float]
@@ -109,7 +117,7 @@ class Trees:
         raw = LEAD_WEIGHT * follow_lead(features, self.lead)
         if self.booster is not None:
             raw += np.asarray(self.booster.predict(features, num_threads=num_threads))
-        return raw
+        return raw + self.cold_offset * is_without_events(features)
 
 
 def follow_lead(features: NDArray[np.float32], lead: str) -> NDArray[np.float64]:
@@ -127,6 +135,12 @@ def follow_lead(features: NDArray[np.float32], lead: str) -> NDArray[np.float64]
         first = -features[:, FEATURES.index(lead)].astype(np.float64)
     order: NDArray[np.float64] = 1 / (1 + first) + 1e-4 / (1 + popular)
     return order
+
+
+def is_without_events(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which candidates nobody has had, bool ``(C,)``."""
+    is_cold: NDArray[np.bool_] = features[:, FEATURES.index("item_users")] == 0
+    return is_cold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +176,7 @@ def save_ranker(ranker: Ranker, folder: Path) -> None:
         modes[mode] = {
             "lead": trees.lead,
             "has_trees": trees.booster is not None,
+            "cold_offset": trees.cold_offset,
             "slope": trees.slope,
             "intercept": trees.intercept,
             "metrics": dict(trees.metrics),
@@ -190,6 +205,7 @@ def load_ranker(folder: Path) -> Ranker:
                     else None
                 ),
                 lead=entry["lead"],
+                cold_offset=entry.get("cold_offset", 0.0),  # older releases have none
                 slope=entry["slope"],
                 intercept=entry["intercept"],
                 metrics=entry["metrics"],

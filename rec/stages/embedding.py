@@ -8,6 +8,7 @@ this encoder on this backend.
 Shapes: N texts, V items, Q queries, D width.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ BLOCK_BATCHES = 16
 LOCAL_S = 60.0
 """Expected CPU-seconds of encoding up to which no worker processes are started: importing torch in
 each and starting the pool takes about 20."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +188,23 @@ def load_embeddings(artifact: Artifact) -> tuple[NDArray[np.float32], NDArray[np
     """Return item ``(V, D)`` and query ``(Q, D)`` embeddings, float32."""
     tensors = load_file(artifact.path / EMBEDDINGS_FILE)
     return tensors["items"], tensors["queries"]
+
+
+def warn_of_other_encoder(artifact: Artifact, config: EncoderConfig) -> None:
+    """Say so where a configuration names another encoder than the one the embeddings are of.
+
+    What comes after embedding reads the embeddings and not the configuration: without a word a
+    user would believe in an encoder that was never used.
+    """
+    used = artifact.manifest["config"]["encoder"]["model"]
+    if config.model in ("auto", FINETUNED, used):
+        return
+    _log.warning(
+        "--encoder.model %s is not used here: the embeddings are of encoder %s; run jobs.embed "
+        "with the same flag first to change that",
+        config.model,
+        used,
+    )
 
 
 def load_images(artifact: Artifact) -> ImageEmbeddings | None:

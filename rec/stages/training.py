@@ -44,7 +44,8 @@ from rec.models.training_config import TrainingConfig
 from rec.ranking.ranker import Ranker, RankerConfig, save_ranker
 from rec.ranking.sources import SourceTables, build_tables, hide_items
 from rec.stages.embedding import load_embeddings
-from rec.stages.ranker import Knowledge, Window, draw_hidden, fit_ranker, open_window
+from rec.stages.ranker import fit_ranker
+from rec.stages.ranker_examples import Knowledge, Window, draw_hidden, open_window
 
 EVALUATED = "evaluated.safetensors"
 SERVED = "served.safetensors"

@@ -19,7 +19,7 @@ from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import SequenceModel
 from rec.models.training import fit
 from rec.stages.embedding import load_embeddings
-from rec.stages.ranker import open_window
+from rec.stages.ranker_examples import open_window
 from rec.stages.training import (
     VALIDATION_K,
     TrainSettings,

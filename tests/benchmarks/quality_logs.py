@@ -100,11 +100,16 @@ def sparse_shop(
     )
 
 
-def news(*, scale: float = 1.0, seed: int = 1) -> StandIn:
+def news(*, scale: float = 1.0, seed: int = 1, eventless_share: float = EVENTLESS_SHARE) -> StandIn:
     """Return a Chinese news site: items live for days, and the last click says most."""
     rng = np.random.default_rng(seed)
     num_users, num_items = round(8_000 * scale), round(4_000 * scale)
-    world, eventless = _world(rng, num_items=num_items, num_groups=max(6, round(60 * scale**0.5)))
+    world, eventless = _world(
+        rng,
+        num_items=num_items,
+        num_groups=max(6, round(60 * scale**0.5)),
+        eventless_share=eventless_share,
+    )
     users, items, when = [], [], []
     for user in range(num_users):
         length = min(60, 2 + rng.geometric(1 / 12))

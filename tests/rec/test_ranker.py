@@ -26,11 +26,12 @@ from rec.ranking.sources import (
     save_tables,
     score_sources,
 )
-from rec.stages.ranker import (
+from rec.stages.ranker import find_cold_offset, fit_ranker
+from rec.stages.ranker_examples import (
+    Examples,
     Knowledge,
     collect_examples,
     draw_hidden,
-    fit_ranker,
     open_window,
 )
 
@@ -261,6 +262,49 @@ def test_as_many_items_are_hidden_as_have_no_events(train: Sequences) -> None:
     many = replace(tables, counts=np.tile([0, 1, 1, 1], 1000))
     assert draw_hidden(many, RankerConfig()).mean() == pytest.approx(0.25 * 0.75, abs=0.03)
     assert not draw_hidden(many, RankerConfig())[::4].any()
+
+
+def test_item_without_events_is_proposed_by_its_text(train: Sequences) -> None:
+    """Items 5 and 6 have no event. All others are nearer to what the user had than item 6 is."""
+    angles = np.radians([0, 5, 10, 15, 90, 40])
+    text = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    tables = replace(tables_of(train), text=text)
+    cosines = np.tile(np.float32([0.9, 0.8, 0.7, 0.6, 0.5, -0.9]), (3, 1))
+    found = find_candidates(tables, train, cosines=cosines, num_candidates=1)
+    assert 6 in found.items[found.rows == 0]
+
+
+def two_candidates(*, num_cold_targets: int) -> Examples:
+    """Return 20 moments, each with warm item 1 and cold item 2, of which some turn to the cold."""
+    features = np.zeros((40, len(FEATURES)), dtype=np.float32)
+    features[::2, FEATURES.index("item_users")] = 1.0
+    targets = np.where(np.arange(20) < num_cold_targets, 2, 1).astype(np.int32)
+    items = np.tile([1, 2], 20)
+    return Examples(
+        moments=EvaluationSet(
+            histories=sequences(*([(3, 0)] for _ in range(20))),
+            target_offsets=np.arange(21),
+            targets=targets,
+        ),
+        num_asked=20,
+        rows=np.repeat(np.arange(20), 2),
+        items=items,
+        features=features,
+        is_target=items == np.repeat(targets, 2),
+    )
+
+
+def test_items_without_events_start_where_hidden_ones_were_found() -> None:
+    """The warm item stands 1 above. A second place is worth 0.63 of a first one."""
+    raw = np.tile([1.0, 0.0], 20)
+    wanted = find_cold_offset(two_candidates(num_cold_targets=15), raw, max_loss=0.0)
+    assert wanted > 1.0, "three of four turn to the cold item: it stands first"
+    never = two_candidates(num_cold_targets=0)
+    assert find_cold_offset(never, raw, max_loss=0.0) <= 1.0
+    assert find_cold_offset(never, raw, max_loss=0.3) <= 1.0, "standing first loses 0.37"
+    assert find_cold_offset(never, raw, max_loss=0.4) > 1.0
+    never.features[:] = 1.0
+    assert find_cold_offset(never, raw, max_loss=0.4) == 0.0, "no item was hidden"
 
 
 def test_clocks_of_their_own_make_moments_of_last_events() -> None:

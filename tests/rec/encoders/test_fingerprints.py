@@ -17,7 +17,7 @@ from rec.encoders import EncoderConfig
 from rec.errors import ArtifactError
 from rec.ranking.release import RELEASE_FILE, RankingConfig
 from rec.spread import in_process
-from rec.stages.embedding import EMBEDDINGS_FILE, embed
+from rec.stages.embedding import EMBEDDINGS_FILE, embed, warn_of_other_encoder
 from rec.stages.indexing import index
 from rec.stages.training import TrainSettings, train
 from tests.rec.encoders.tiny import write_bert
@@ -58,6 +58,19 @@ def test_train_refuses_embeddings_of_another_encoder(
     save_file(turned, folder / EMBEDDINGS_FILE)
     with pytest.raises(ArtifactError, match=r"expected the embeddings of encoder .*jobs\.embed"):
         train(workspace, train_settings, accelerator=Accelerator(cpu=True), resume=False)
+
+
+def test_an_encoder_that_the_embeddings_are_not_of_is_named(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = latest_artifact(workspace, "embeddings", made_by="embed")
+    used = made.manifest["config"]["encoder"]["model"]
+    warn_of_other_encoder(made, EncoderConfig(model="auto"))
+    warn_of_other_encoder(made, EncoderConfig(model=used))
+    assert not caplog.text
+    warn_of_other_encoder(made, EncoderConfig(model="package:another"))
+    assert "--encoder.model package:another is not used" in caplog.text
+    assert f"of encoder {used}" in caplog.text
 
 
 def test_index_refuses_a_model_of_another_encoder(workspace: Path) -> None:
