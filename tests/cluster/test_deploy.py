@@ -1,25 +1,30 @@
 """Security properties of what is deployed, read from the files: they are validated, not run."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 from cluster.runtime import SERVE_SWITCHES
 from jobs.cli import JOBS
+from tests.cluster import kuberay
 
 DEPLOY = Path(__file__).parents[2] / "cluster" / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+PIPELINE_JOB = "pipeline-job.yaml"
+"""Created when it is wanted, so no part of what `kubectl apply -k` keeps up."""
 
 
 def manifests() -> list[dict[str, Any]]:
     index = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     return [
         manifest
-        for name in index["resources"]
+        for name in [*index["resources"], PIPELINE_JOB]
         for manifest in yaml.safe_load_all((KUBERNETES / name).read_text())
     ]
 
@@ -51,7 +56,9 @@ def of_kind(kind: str) -> list[dict[str, Any]]:
 
 
 def test_every_pod_runs_as_nobody_in_particular() -> None:
-    assert len(all_pods()) == 5  # head, two kinds of workers, the nightly job, the endpoint
+    # Head, two kinds of workers, Redis, the nightly job, the endpoint; the pipeline's head, workers
+    # and submitter.
+    assert len(all_pods()) == 9
     for pod in all_pods():
         context = pod["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -69,8 +76,10 @@ def test_every_container_is_locked_down_and_bounded() -> None:
         assert {"cpu", "memory"} <= limits.keys()
         # A read-only root needs other places to write to, and a home in one of them.
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert {"/tmp", "/dev/shm", "/workspace"} <= mounts
-        assert {"name": "HOME", "value": "/tmp"} in container["env"]
+        needed = {"redis": {"/tmp", "/data"}, "ray-job-submitter": {"/tmp"}}
+        assert needed.get(container["name"], {"/tmp", "/dev/shm", "/workspace"}) <= mounts
+        if container["name"] != "redis":
+            assert {"name": "HOME", "value": "/tmp"} in container["env"]
 
 
 def test_only_the_head_may_speak_to_kubernetes() -> None:
@@ -88,10 +97,45 @@ def test_cluster_demands_the_token_of_a_secret() -> None:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "schema"), [("RayCluster", kuberay.CLUSTER), ("RayJob", kuberay.JOB)]
+)
+def test_kuberay_knows_every_field(kind: str, schema: dict[str, Any]) -> None:
+    (manifest,) = of_kind(kind)
+    assert manifest["apiVersion"] == "ray.io/v1"
+    jsonschema.validate(manifest["spec"], schema)
+    misspelt = {**manifest["spec"], "authOption": {}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(misspelt, schema)
+
+
+def test_lost_head_finds_its_cluster_again() -> None:
+    (cluster,) = of_kind("RayCluster")
+    options = cluster["spec"]["gcsFaultToleranceOptions"]
+    assert set(options["redisPassword"]["valueFrom"]) == {"secretKeyRef"}
+    (service,) = [s for s in of_kind("Service") if s["metadata"]["name"] == "redis"]
+    assert options["redisAddress"] == f"redis:{service['spec']['ports'][0]['port']}"
+    # Workers that give up sooner than the head comes back would all be lost with it.
+    for pod in pods(cluster):
+        waits = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+        assert waits["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
+
+
+def test_pipeline_job_goes_on_where_a_lost_one_ended() -> None:
+    (job,) = of_kind("RayJob")
+    spec = job["spec"]
+    assert spec["backoffLimit"] > 0
+    assert spec["shutdownAfterJobFinishes"] is True
+    words = shlex.split(spec["entrypoint"])
+    assert words[:3] == ["python", "-m", "jobs.pipeline"]
+    assert "--resume" in words
+    assert spec["rayClusterSpec"]["authOptions"]["mode"] == "token"
+
+
 def test_no_secret_stands_in_a_file() -> None:
     assert of_kind("Secret") == []
     for container in containers():
-        for entry in container["env"]:
+        for entry in container.get("env", []):
             if "TOKEN" in entry["name"]:
                 assert set(entry["valueFrom"]) == {"secretKeyRef"}
 
@@ -99,14 +143,14 @@ def test_no_secret_stands_in_a_file() -> None:
 def test_nothing_enters_but_what_a_policy_names() -> None:
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
     assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    for name in ("ray", "serve"):
+    for name in ("ray", "serve", "redis"):
         for rule in policies[name]["ingress"]:
             assert all(source != {} for source in rule["from"])
             assert not any("ipBlock" in source for source in rule["from"])
     assert all(service["spec"]["type"] == "ClusterIP" for service in of_kind("Service"))
     # A policy that selects no pod guards nothing.
     labels = {yaml.safe_dump(manifest) for manifest in manifests()}
-    for app in ("nextray-ray", "nextray-serve", "nextray-nightly"):
+    for app in ("nextray-ray", "nextray-serve", "nextray-nightly", "nextray-redis"):
         assert any(f"app: {app}" in text for text in labels)
 
 
@@ -120,7 +164,7 @@ def test_nightly_job_runs_what_there_is() -> None:
     assert night["spec"]["concurrencyPolicy"] == "Forbid"
     for container in containers():
         words = container.get("command", [])
-        if words:
+        if container["image"] == "nextray" and words:
             assert words[0] == "nextray"
             assert words[1] in JOBS
 
