@@ -53,9 +53,17 @@ ASK_S = 8.0
 """How long processes may take to end by themselves; then they are killed."""
 KILL_S = 20.0
 _ALL_HOSTS = ("0.0.0.0", "::")
-_SEVERAL_HOSTS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
-"""How long nodes wait for a lost head. After Ray's own 60 s they would end, and a head that came
-back would find none of them."""
+_SEVERAL_HOSTS = {
+    # Nodes wait so long for a lost head. After Ray's own 60 s they would end, and a head that came
+    # back would find none of them.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    # A node without power tells nobody. Four silences of 5 s and it is given up: Ray's own five of
+    # 10 s keep lost work waiting for a minute. A cable that is out for 10 s is forgiven.
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""What a cluster of several machines reads beside its options."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +131,7 @@ def start(
     environment[MARK] = mark
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment |= {name: str(free_port()) for name in (*HAPROXY_PORTS, *_METRICS_PORTS)}
-    environment |= STAY_LOCAL if node_address == SELF else _SEVERAL_HOSTS
+    environment |= STAY_LOCAL if node_address == SELF else _several_hosts(node_address)
     if keep_state is not None:
         keep_state.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = str(keep_state.resolve())
@@ -271,6 +279,21 @@ def _run_ray_start(options: Sequence[str], environment: Mapping[str, str]) -> No
 def _save(folder: Path, cluster: Cluster) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(folder / STATE_FILE, cluster)
+
+
+def _several_hosts(node_address: str) -> dict[str, str]:
+    """Return what a node that others reach reads beside its options.
+
+    Training's processes find each other by the interface of that address. Left alone they take what
+    the host's own name stands for, which on many systems is its loopback.
+    """
+    interfaces = (
+        name
+        for name, entries in psutil.net_if_addrs().items()
+        if any(entry.address == node_address for entry in entries)
+    )
+    found = next(interfaces, None)
+    return _SEVERAL_HOSTS | ({} if found is None else {"GLOO_SOCKET_IFNAME": found})
 
 
 def _temp_folder(keep_state: Path | None) -> Path:

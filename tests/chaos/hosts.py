@@ -77,6 +77,18 @@ class Host:
         assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
+    def attempt(self, *words: str) -> str:
+        """Return what a command prints on stdout, whether it succeeds or not."""
+        done = subprocess.run(
+            self.command(*words),
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WITHIN_S,
+            check=False,
+        )
+        return done.stdout
+
     def start(self, *words: str, log: Path) -> "subprocess.Popen[bytes]":
         """Start a command on this host; what it prints goes to a file."""
         with log.open("wb") as stream:
@@ -97,11 +109,15 @@ class Host:
         """Return its living processes, as the machine numbers them."""
         return descendants(self.pid)
 
+    def is_on(self) -> bool:
+        """Return whether it has power."""
+        return (PROC / str(self.pid)).exists()
+
     def power_off(self) -> None:
         """Cut its power: everything on it ends at once, and nobody is told."""
         self.unplug()
         kill(self.pid)
-        wait_until(lambda: not (PROC / str(self.pid)).exists(), within_s=20, what="host gone")
+        wait_until(lambda: not self.is_on(), within_s=20, what="host gone")
 
     def unplug(self) -> None:
         """Take its cable out: nothing arrives and nothing leaves, its processes go on."""

@@ -1,0 +1,284 @@
+"""Lose nodes of a cluster of several hosts while it serves. Each try gives one figure.
+
+python -m tests.chaos.service node cut head --tries 5
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from cluster.serve.keys import ensure_admin_key
+from rec.client import Client, ProblemError, RetryConfig, UnreachableError
+from rec.data.synthetic import ShopConfig, make_shop, write_shop
+from rec.ranking.event_log import LOG_FILE, EventLog
+from tests.chaos.book import Figure, keep
+from tests.chaos.hosts import Host, Rig, rig, start_head, start_ray_head, start_worker
+from tests.processes import title, wait_until
+
+CORES = 8
+"""A node's, by name only: half of the graph of the profile `cpu` has room on each."""
+PORT = 8000
+NUM_CLIENTS, PAUSE_S = 4, 0.1
+CUT_S, HEAD_LOST_S = 10, 60
+QUIET_S = 3.0
+"""Seconds in which no call failed or took a second: all goes on as before."""
+SLOW_S = 1.0
+WITHIN_S = 240
+PATIENCE = RetryConfig(max_tries=8)
+
+
+@dataclass
+class Tally:
+    """Count the calls of our client, and remember which events were acknowledged."""
+
+    calls: int = 0
+    failed: int = 0
+    troubled_at: float = 0.0
+    """When a call last failed or was slow."""
+    slowest_s: float = 0.0
+    problems: Counter[str] = field(default_factory=Counter)
+    acknowledged: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Load:
+    """Ask for lists and send events through our client, at one node, while a block runs."""
+
+    def __init__(self, url: str, key: str, users: list[str], items: list[str]) -> None:
+        self.tally = Tally()
+        self._url, self._key, self._users, self._items = url, key, users, items
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), daemon=True)
+            for number in range(NUM_CLIENTS)
+        ]
+
+    def __enter__(self) -> Tally:
+        for thread in self._threads:
+            thread.start()
+        return self.tally
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        with Client(self._url, key=self._key, retries=PATIENCE) as shop:
+            turn = number
+            while not self._stop.wait(PAUSE_S):
+                turn += NUM_CLIENTS
+                self._call(shop, turn)
+
+    def _call(self, shop: Client, turn: int) -> None:
+        user, item = self._users[turn % len(self._users)], self._items[turn % len(self._items)]
+        event_id = uuid.uuid4().hex
+        start, problem = time.monotonic(), ""
+        try:
+            if turn % 2:
+                shop.recommend(user, k=5)
+            else:
+                event = {"user_id": user, "item_id": item, "event_id": event_id}
+                shop.send_events([event])
+        except (ProblemError, UnreachableError) as error:
+            problem = f"{type(error).__name__}: {error}"[:100]
+        elapsed = time.monotonic() - start
+        with self.tally.lock:
+            self.tally.calls += 1
+            self.tally.slowest_s = max(self.tally.slowest_s, elapsed)
+            if problem:
+                self.tally.failed += 1
+                self.tally.problems[problem] += 1
+            elif not turn % 2:
+                self.tally.acknowledged.add(event_id)
+            if problem or elapsed > SLOW_S:
+                self.tally.troubled_at = time.monotonic()
+
+
+@dataclass(kw_only=True)
+class Site:
+    """Hold a rig that serves from two workers."""
+
+    made: Rig
+    head: Host
+    workers: list[Host]
+    workspace: Path
+    key: str
+    users: list[str]
+    items: list[str]
+
+    def load(self) -> Load:
+        """Return a load on the first worker's own endpoint."""
+        return Load(f"http://{self.workers[0].address}:{PORT}", self.key, self.users, self.items)
+
+    def settle(self) -> None:
+        """Wait until both workers answer and the graph stands on both."""
+        for worker in self.workers:
+            wait_until(
+                lambda worker=worker: _is_ready(worker), within_s=WITHIN_S, what="worker answers"
+            )
+        wait_until(
+            lambda: all(_replicas(worker) for worker in self.workers),
+            within_s=WITHIN_S,
+            what="replicas on both workers",
+        )
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """Give a head without cores and two workers that serve a small shop's release."""
+    with rig() as made:
+        head = start_head(made, keep_state=True)
+        workers = [start_worker(made, head, num_cpus=CORES) for _ in range(2)]
+        shop = make_shop(ShopConfig(num_users=300, num_items=240, events_per_user=15))
+        events, items, _ = write_shop(shop, made.folder / "files")
+        workspace = made.folder / "shop"
+        head.nextray(
+            *("submit", "pipeline", "smoke", "--events", str(events), "--items", str(items)),
+            *("--workspace", str(workspace), "--training.num-epochs", "1"),
+        )
+        key, _ = ensure_admin_key(workspace)
+        command = ("serve", "smoke", "--profile", "cpu", "--workspace", str(workspace))
+        where = ("--host", "0.0.0.0", "--port", str(PORT))
+        log = made.folder / "serve.log"
+        head.on_ray(head).start(sys.executable, "-m", "jobs.cli", *command, *where, log=log)
+        place = Site(
+            made=made,
+            head=head,
+            workers=workers,
+            workspace=workspace,
+            key=key,
+            users=sorted(shop.events["user_id"].unique().to_list()),
+            items=shop.items["item_id"].to_list(),
+        )
+        try:
+            place.settle()
+        except AssertionError as error:
+            raise AssertionError(log.read_text(errors="replace")[-3000:]) from error
+        yield place
+
+
+def lose_node(where: Site) -> Figure:
+    """Cut the power of one worker, and ask the other one."""
+    with where.load() as tally:
+        _warm(tally)
+        where.workers[1].power_off()
+        figure = _until_quiet(where, tally, since=time.monotonic())
+    where.workers[1] = start_worker(where.made, where.head, num_cpus=CORES)
+    return figure
+
+
+def cut_network(where: Site) -> Figure:
+    """Take one worker's cable out for ten seconds, and ask the other one."""
+    with where.load() as tally:
+        _warm(tally)
+        where.workers[1].unplug()
+        time.sleep(CUT_S)
+        where.workers[1].plug()
+        start = time.monotonic()
+        wait_until(lambda: _is_ready(where.workers[1]), within_s=WITHIN_S, what="it is back")
+        return _until_quiet(where, tally, since=start)
+
+
+def lose_head(where: Site) -> Figure:
+    """Cut the head's power for a minute, and ask a worker all the while."""
+    with where.load() as tally:
+        _warm(tally)
+        where.head.power_off()
+        time.sleep(HEAD_LOST_S)
+        where.head = where.made.restart(where.head)
+        start = time.monotonic()
+        where.head.nextray("down")
+        start_ray_head(where.head, where.made, keep_state=True)
+        return _until_quiet(where, tally, since=start)
+
+
+DRILLS: dict[str, Callable[[Site], Figure]] = {
+    "node": lose_node,
+    "cut": cut_network,
+    "head": lose_head,
+}
+
+
+def _warm(tally: Tally) -> None:
+    wait_until(
+        lambda: tally.calls > 100 and time.monotonic() - tally.troubled_at > QUIET_S,
+        within_s=WITHIN_S,
+        what="calm before the drill",
+    )
+    with tally.lock:
+        tally.calls = tally.failed = 0
+        tally.slowest_s = tally.troubled_at = 0.0
+        tally.problems.clear()
+
+
+def _until_quiet(where: Site, tally: Tally, *, since: float) -> Figure:
+    """Wait until all goes on as before; then compare the log with what was acknowledged."""
+    wait_until(
+        lambda: time.monotonic() - max(since, tally.troubled_at) > QUIET_S,
+        within_s=WITHIN_S,
+        what=f"calm after the drill: {tally.problems}",
+    )
+    with tally.lock:
+        acknowledged = set(tally.acknowledged)
+        calls, failed = tally.calls, tally.failed
+        print(f"slowest {tally.slowest_s:.2f} s {dict(tally.problems)}", flush=True)  # noqa: T201
+    log = EventLog(where.workspace / LOG_FILE)
+    stored = Counter(event.event_id for _, event in log.read_after(0, 1_000_000))
+    log.close()
+    return Figure(
+        work=calls,
+        failures=failed,
+        recovery_s=max(0.0, tally.troubled_at - since),
+        duplicates=sum(stored.values()) - len(stored),
+        lost=len(acknowledged - stored.keys()),
+        redone_share=0.0,
+    )
+
+
+def _is_ready(host: Host) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://{host.address}:{PORT}/readyz", timeout=35).is_success
+    return False
+
+
+def _replicas(host: Host) -> set[str]:
+    titles = [title(pid) for pid in host.processes()]
+    found = {
+        name.split(":")[4].split(".")[0].split()[0]
+        for name in titles
+        if name.startswith("ray::ServeReplica:")
+    }
+    return found & {"Gateway", "Ranker"} if {"Gateway", "Ranker"} <= found else set()
+
+
+def main() -> None:
+    """Run drills and keep their figures."""
+    parser = argparse.ArgumentParser(description=str(__doc__))
+    parser.add_argument("drills", nargs="+", choices=sorted(DRILLS))
+    parser.add_argument("--tries", type=int, default=1)
+    arguments = parser.parse_args()
+    # Whoever ends it, nothing of the rig stays.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with site() as where:
+        for _ in range(arguments.tries):
+            for name in arguments.drills:
+                where.settle()
+                figure = DRILLS[name](where)
+                keep(f"serve_{name}", figure)
+                print(name, figure, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
