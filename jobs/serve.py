@@ -14,6 +14,7 @@ from cluster.runtime import connect
 from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
 from jobs.command import Arguments, run_job
 from jobs.shell import check_port
+from rec.stages.moving_feedback import use_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class ServeArguments(Arguments):
     """Address to listen on; anything but loopback opens the service to others."""
     port: int = 8000
     """TCP port."""
+    history: str | None = None
+    """Where events and histories are kept from now on: redis://HOST:PORT/DB, for several machines.
+    What the workspace's SQLite files hold moves there; every job finds it. As it was if absent."""
 
     def __post_init__(self) -> None:
         check_port(self.port)
@@ -35,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _work(arguments: ServeArguments) -> dict[str, Any]:
+    if arguments.history is not None:
+        moved = use_store(arguments.workspace, arguments.history)
+        if moved:
+            console().print(f"{moved} events moved out of the workspace's SQLite files")
     key, is_new = ensure_admin_key(arguments.workspace)
     if is_new:
         console().print(f"admin key, shown once: {key}", soft_wrap=True)

@@ -6,7 +6,6 @@ without queries, or by popularity.
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from cluster.serve.state import GatewayState, Ranked, retry_later
 from rec.data.events import Event, Impression
 from rec.ranking import requests as asking
 from rec.ranking.fatigue import MAX_LISTS, count_shown
+from rec.ranking.feedback import LOG_ERRORS
 
 GATEWAY_TIMEOUT = 504
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ async def read_asker(
     asker = Asker(user_id=stored, history=events, start=start)
     try:
         asker.history = await state.read_history(stored, events)
-    except sqlite3.Error:
+    except LOG_ERRORS:
         _log.exception("the history of a user cannot be read")
         asker.degraded.append("history_unavailable")
     asker.timings_s["history"] = time.perf_counter() - start
@@ -130,7 +130,7 @@ async def read_shown(state: GatewayState, asker: Asker) -> None:
     start = time.perf_counter()
     try:
         lists = await asyncio.to_thread(state.history.shown_lists, asker.user_id, limit=MAX_LISTS)
-    except sqlite3.Error:
+    except LOG_ERRORS:
         _log.exception("the impressions of a user cannot be read")
         asker.degraded.append("impressions_unavailable")
         return

@@ -7,8 +7,9 @@ from pathlib import Path
 from rec.artifacts import read_artifact
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences
-from rec.ranking.event_log import LOG_FILE, EventLog
-from rec.ranking.history import HistoryStore, base_histories
+from rec.ranking.event_log import LOG_FILE
+from rec.ranking.feedback import open_feedback
+from rec.ranking.history import base_histories
 
 HISTORY_EVENTS = 1000
 """Newest events read of a user: what is left out as seen, and more than a tower reads."""
@@ -20,11 +21,12 @@ def load_histories(workspace: Path, release: Path) -> int:
     Skipped, with 0, where they are there already. Processes that ask at once wait for each other.
     """
     artifact = read_artifact(release)
-    log = EventLog(workspace / LOG_FILE)
+    feedback = open_feedback(workspace)
+    (workspace / LOG_FILE.parent).mkdir(parents=True, exist_ok=True)
     descriptor = os.open(workspace / LOG_FILE.parent / ".histories.lock", os.O_WRONLY | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        store = HistoryStore(log)
+        store = feedback.history
         if store.base_release() == artifact.name:
             return 0
         sequences = load_sequences(workspace / "sequences" / artifact.parents["sequences"])
@@ -36,4 +38,4 @@ def load_histories(workspace: Path, release: Path) -> int:
         )
     finally:
         os.close(descriptor)
-        log.close()
+        feedback.close()

@@ -1,12 +1,16 @@
 """Which items there are now: the release's catalog with what was put and deleted since."""
 
-from rec.ranking.item_changes import ItemChanges
+import logging
+
+from rec.ranking.feedback import LOG_ERRORS, Changes
+
+_log = logging.getLogger(__name__)
 
 
 class LiveItems:
     """Know the ids of the live catalog; asking costs one read of a few microseconds."""
 
-    def __init__(self, changes: ItemChanges) -> None:
+    def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self._seq = 0
         self._present: set[str] = set()
@@ -16,8 +20,14 @@ class LiveItems:
         """Return the ids of a release's catalog with the changes that are durable now.
 
         Every change counts, also those that the catalog contains already: they stay in force.
+        While the log cannot be read the ones known so far hold.
         """
-        for change in self._changes.names_after(self._seq):
+        try:
+            found = self._changes.names_after(self._seq)
+        except LOG_ERRORS as error:
+            _log.warning("the item changes cannot be read, the ones known so far hold: %s", error)
+            found = []
+        for change in found:
             into, out_of = self._present, self._deleted
             if change.is_deleted:
                 into, out_of = out_of, into

@@ -8,10 +8,8 @@ emptied when ``serve`` starts. Like the event log it is one machine's.
 Labels hold routes, statuses, stages, reasons and releases: never an id, a query or a key.
 """
 
-import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from ray import serve
 from ray.serve.exceptions import RayServeException
+
+from rec.ranking.feedback import Log
 
 FOLDER = Path("feedback/metrics")
 """Beside the event log, in the workspace."""
@@ -35,8 +35,6 @@ SECONDS = (
 LAG_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
 """Bounds of the feedback lag: from at once to a day's batch."""
 BATCHES = (1, 2, 4, 8, 16, 32)
-_RELEASE_OF = "SELECT release FROM impressions WHERE impression_id = ?"
-_NEWEST = "SELECT item_ids FROM impressions ORDER BY rowid DESC LIMIT ?"
 
 
 class Metrics:
@@ -141,23 +139,10 @@ class _Facts:
         return self._gauges
 
 
-def read_coverage(connection: sqlite3.Connection, *, num_items: int) -> float | None:
+def read_coverage(log: Log, *, num_items: int) -> float | None:
     """Return the share of the catalog that the newest lists have shown; ``None`` before any."""
-    shown: set[str] = set()
-    rows = connection.execute(_NEWEST, (COVERAGE_IMPRESSIONS,)).fetchall()
-    for (item_ids,) in rows:
-        shown.update(json.loads(item_ids))
-    return len(shown) / num_items if rows and num_items else None
-
-
-def count_releases(connection: sqlite3.Connection, impression_ids: Sequence[str]) -> dict[str, int]:
-    """Return by how many of some impressions each release is named; unknown ones are left out."""
-    found: dict[str, int] = {}
-    for impression_id in impression_ids:
-        row = connection.execute(_RELEASE_OF, (impression_id,)).fetchone()
-        if row is not None:
-            found[row[0]] = found.get(row[0], 0) + 1
-    return found
+    shown = log.shown_items(limit=COVERAGE_IMPRESSIONS)
+    return len(shown) / num_items if shown and num_items else None
 
 
 def shared_folder(workspace: Path) -> Path | None:

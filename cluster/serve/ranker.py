@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ from ray import serve
 
 from cluster.serve.metrics import Metrics, shared_folder
 from rec.errors import RecError
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import LOG_ERRORS, open_feedback
 from rec.ranking.following import FollowedRelease
-from rec.ranking.item_changes import ItemChanges
 from rec.ranking.requests import RankedList, Request, SearchRequest
 
 FOLLOW_S = 0.2
@@ -31,9 +29,9 @@ class Ranker:
         """Load the release and answer once, so that the first user does not wait."""
         torch.set_num_threads(num_threads)
         root = Path(workspace)
-        self._log = EventLog(root / LOG_FILE)
+        self._feedback = open_feedback(root)
         self._followed = FollowedRelease(
-            root, fingerprint=fingerprint, changes=ItemChanges(self._log)
+            root, fingerprint=fingerprint, changes=self._feedback.changes
         )
         self._followed.recommender().recommend([Request(k=1)])
         # 2 ms: a batch of two costs little more than one, and nobody waits long for company.
@@ -73,7 +71,7 @@ class Ranker:
     def close(self) -> None:
         """Stop following."""
         self._stop.set()
-        self._log.close()
+        self._feedback.close()
 
     async def _recommend_batch(self, requests: list[Request]) -> list[Any]:
         self._metrics.count_batch("Ranker", len(requests))
@@ -100,7 +98,7 @@ class Ranker:
             try:
                 self._followed.poll()
                 self._followed.recommender()
-            except (RecError, OSError, ValueError, sqlite3.Error):
+            except (RecError, OSError, ValueError, *LOG_ERRORS):
                 if not self._stop.is_set():
                     _log.exception("cannot follow the release")
 

@@ -5,7 +5,6 @@ Stateless but for those files: any replica answers any request. It loads no mode
 
 import asyncio
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,17 +16,15 @@ from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, Upstream
 from cluster.serve.histories import HISTORY_EVENTS, load_histories
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
-from cluster.serve.metrics import Metrics, count_releases, shared_folder
+from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.served_release import ServedRelease
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.errors import RecError
 from rec.ranking import requests as asking
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import LOG_ERRORS, open_feedback
 from rec.ranking.following import check_release, read_current
 from rec.ranking.group_commit import GroupCommit
-from rec.ranking.history import HistoryStore
-from rec.ranking.item_changes import ItemChanges
 from rec.stages.preparation import KEY_FILE
 
 FOLLOW_S = 0.2
@@ -62,9 +59,8 @@ class GatewayState:
         self._pseudonym_key = (
             load_or_create_key(workspace / KEY_FILE) if self.release.is_pseudonymized else None
         )
-        self.log = EventLog(workspace / LOG_FILE)
-        self.history = HistoryStore(self.log)
-        self.changes = ItemChanges(self.log)
+        feedback = open_feedback(workspace)
+        self.log, self.history, self.changes = feedback.log, feedback.history, feedback.changes
         self._live_items = LiveItems(self.changes)
         self.commits = GroupCommit(self.log)
         self.encoder_calls = Upstream("encoder")
@@ -142,6 +138,8 @@ class GatewayState:
                 folder = check_release(self.workspace, name, fingerprint=self.fingerprint).path
                 load_histories(self.workspace, folder)
                 self._views[name] = self.release = ServedRelease.read(folder)
+            except LOG_ERRORS:
+                raise  # not the release's fault: it is looked at again
             except RecError as error:
                 _log.error("release %s is refused, %s goes on: %s", name, self.release.name, error)
                 self._refused = name
@@ -160,14 +158,14 @@ class GatewayState:
         while not self._stop.wait(FOLLOW_S):
             try:
                 self.follow_current()
-            except (OSError, ValueError, sqlite3.Error):
+            except (OSError, ValueError, *LOG_ERRORS):
                 _log.exception("cannot follow the promoted release")
 
     async def read_history(self, user_id: str | None, inline: Sequence[Event]) -> list[Event]:
         """Return what is held of a user and what came along, oldest first.
 
         Raises:
-            sqlite3.Error: the history cannot be read.
+            One of ``LOG_ERRORS``: the history cannot be read.
         """
         events: list[Event] = []
         if user_id is not None:
@@ -182,7 +180,7 @@ class GatewayState:
         task.add_done_callback(self._finish_log)
         try:
             await asyncio.wait_for(asyncio.shield(task), LOG_WITHIN_S)
-        except (TimeoutError, sqlite3.Error):
+        except (TimeoutError, *LOG_ERRORS):
             return False
         return True
 
@@ -196,8 +194,8 @@ class GatewayState:
 
     def _count_followed(self, impression_ids: Sequence[str]) -> None:
         try:
-            found = count_releases(self.log.connection(), impression_ids)
-        except sqlite3.Error:
+            found = self.log.count_releases(impression_ids)
+        except LOG_ERRORS:
             _log.warning("the releases of %d impressions cannot be read", len(impression_ids))
             return
         for release, number in found.items():

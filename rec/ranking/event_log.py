@@ -9,7 +9,7 @@ changes nothing. Queries are normalised and scrubbed on their way in, as ``prepa
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,8 @@ _SELECT_IMPRESSIONS_OF = (
     f"SELECT {', '.join(_IMPRESSION_FIELDS)} FROM impressions "
     "WHERE user_id = ? ORDER BY timestamp_ms, rowid"
 )
+_SELECT_SHOWN = "SELECT item_ids FROM impressions ORDER BY rowid DESC LIMIT ?"
+_SELECT_RELEASE = "SELECT release FROM impressions WHERE impression_id = ?"
 _SELECT_BASE_OF = (
     "SELECT events FROM base_history JOIN bases USING (generation) "
     "WHERE user_id = ? AND is_ready ORDER BY generation DESC LIMIT 1"
@@ -150,6 +152,20 @@ class EventLog:
         )
         return [_impression(row) for row in rows]
 
+    def shown_items(self, *, limit: int) -> frozenset[str]:
+        """Return the items that the newest lists have shown."""
+        rows = self.connection().execute(_SELECT_SHOWN, (limit,)).fetchall()
+        return frozenset(item_id for (ids,) in rows for item_id in json.loads(ids))
+
+    def count_releases(self, impression_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return by how many impressions each release is named; unknown ones are left out."""
+        found: dict[str, int] = {}
+        for impression_id in impression_ids:
+            row = self.connection().execute(_SELECT_RELEASE, (impression_id,)).fetchone()
+            if row is not None:
+                found[row[0]] = found.get(row[0], 0) + 1
+        return found
+
     def export_user(self, user_id: str) -> UserRecords:
         """Return all that is held of a user, by the id as stored; empty for an unknown one."""
         with self.snapshot() as connection:
@@ -234,12 +250,18 @@ class EventLog:
         self._local = threading.local()
 
 
-def _event_row(event: Event) -> tuple[object, ...]:
+def as_stored(event: Event) -> Event:
+    """Return an event with an id, its content's hash if need be, and its query scrubbed."""
     if event.event_id is None:
         event = replace(event, event_id=content_event_id(event))
     if event.query is not None:
         event = replace(event, query=stored_query(event.query))
-    return tuple(getattr(event, name) for name in _EVENT_FIELDS)
+    return event
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    stored = as_stored(event)
+    return tuple(getattr(stored, name) for name in _EVENT_FIELDS)
 
 
 def _impression_row(impression: Impression) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rec.artifacts import Artifact, read_artifact
 from rec.errors import ArtifactError, RecError
-from rec.ranking.item_changes import ItemChanges
+from rec.ranking.feedback import Changes
 from rec.ranking.live_catalog import LiveRecommender
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import RELEASE_FILE, read_release_files
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class FollowedRelease:
     """Hold the recommender of a workspace's promoted release; safe for threads."""
 
-    def __init__(self, workspace: Path, *, fingerprint: str, changes: ItemChanges) -> None:
+    def __init__(self, workspace: Path, *, fingerprint: str, changes: Changes) -> None:
         """Load the promoted release, or the newest before it that can be loaded.
 
         Args:

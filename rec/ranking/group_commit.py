@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Sequence
 
 from rec.data.events import Event, Impression
-from rec.ranking.event_log import Appended, EventLog, Write
+from rec.ranking.event_log import Appended, Write
+from rec.ranking.feedback import Log
 
 _MAX_GROUP_EVENTS = 5_000
 """Bounds how long one transaction holds the write lock (about 0.3 s)."""
@@ -17,7 +18,7 @@ _MAX_GROUP_EVENTS = 5_000
 class GroupCommit:
     """Append to an event log from one event loop; every caller awaits its own durability."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._waiting: list[tuple[Write, asyncio.Future[Appended]]] = []
         self._worker: asyncio.Task[None] | None = None
@@ -27,7 +28,7 @@ class GroupCommit:
         """Return once the events are durable.
 
         Raises:
-            sqlite3.Error: the group could not be committed; none of it is stored.
+            One of ``LOG_ERRORS``: the group could not be committed; none of it is stored.
         """
         return await self._commit(Write(events=events))
 

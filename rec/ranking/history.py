@@ -8,6 +8,7 @@ the log that those sequences have already read, so that no event counts twice.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from rec.data.events import Event
 from rec.data.sequences import Sequences
@@ -52,12 +53,9 @@ class HistoryStore:
             )
             base = connection.execute(_SELECT_BASE, (generation, user_id)).fetchone()
             rows = connection.execute(_SELECT_NEWER, (user_id, ingested_through, limit)).fetchall()
-        merged = [*(json.loads(base[0]) if base else ()), *reversed(rows)]
-        merged.sort(key=lambda row: row[1])
-        return [
-            Event(user_id=user_id, event_type=kind, timestamp_ms=time, item_id=item, query=query)
-            for kind, time, item, query in merged[-limit:]
-        ]
+        return merge_history(
+            user_id, json.loads(base[0]) if base else (), list(reversed(rows)), limit=limit
+        )
 
     def shown_lists(self, user_id: str, *, limit: int) -> list[ShownList]:
         """Return the newest ``limit`` lists that a user was shown, newest first."""
@@ -87,7 +85,7 @@ class HistoryStore:
                 (release, ingested_through),
             ).lastrowid
         rows = (
-            (generation, user_id, json.dumps([_base_row(event) for event in events]))
+            (generation, user_id, json.dumps([base_row(event) for event in events]))
             for user_id, events in histories
         )
         num_users = 0
@@ -150,5 +148,33 @@ def _event(sequences: Sequences, place: int, *, user_id: str, item_ids: Sequence
     )
 
 
-def _base_row(event: Event) -> list[object]:
+def merge_history(
+    user_id: str,
+    base: Sequence[Sequence[Any]],
+    newer: Sequence[Sequence[Any]],
+    *,
+    limit: int,
+) -> list[Event]:
+    """Return the newest ``limit`` events of both parts, oldest first.
+
+    Args:
+        user_id: whose rows these are.
+        base: rows as ``base_row`` makes them, oldest first.
+        newer: rows of the log, in order of time and arrival.
+        limit: how many.
+    """
+    merged = sorted([*base, *newer], key=lambda row: row[1])
+    return base_events(user_id, merged[-limit:])
+
+
+def base_events(user_id: str, rows: Sequence[Sequence[Any]]) -> list[Event]:
+    """Return the events of rows that ``base_row`` has made."""
+    return [
+        Event(user_id=user_id, event_type=kind, timestamp_ms=time, item_id=item, query=query)
+        for kind, time, item, query in rows
+    ]
+
+
+def base_row(event: Event) -> list[object]:
+    """Return what a history keeps of an event."""
     return [getattr(event, name) for name in _LOG_FIELDS]

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from rec.ranking.item_changes import ItemChange, ItemChanges, newest_changes
+from rec.ranking.feedback import LOG_ERRORS, Changes
+from rec.ranking.item_changes import ItemChange, newest_changes
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles
 from rec.ranking.sources import (
@@ -73,7 +74,7 @@ class LiveRecommender:
     """Keep a release's recommender up with the item changes; safe for threads."""
 
     def __init__(
-        self, files: ReleaseFiles, *, release: str, changes: ItemChanges, through: int
+        self, files: ReleaseFiles, *, release: str, changes: Changes, through: int
     ) -> None:
         """Hold a release and apply what has changed since.
 
@@ -91,11 +92,21 @@ class LiveRecommender:
         self._lock = threading.Lock()
         self._projection: TextProjection | None = None
         self._recommender = Recommender(files, release=release)
-        self.follow()
+        self._apply(changes.after(through))
 
     def follow(self) -> Recommender:
-        """Return the recommender as it is after every change that is durable now."""
-        found = self._changes.after(self._seq)
+        """Return the recommender as it is after every change that is durable now.
+
+        While the log cannot be read the changes known so far hold.
+        """
+        try:
+            found = self._changes.after(self._seq)
+        except LOG_ERRORS as error:
+            _log.warning("the item changes cannot be read, the ones known so far hold: %s", error)
+            return self._recommender
+        return self._apply(found)
+
+    def _apply(self, found: Sequence[ItemChange]) -> Recommender:
         if not found:
             return self._recommender
         with self._lock:

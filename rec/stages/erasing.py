@@ -41,7 +41,7 @@ from rec.data.sequences import VOCABULARY_FILE
 from rec.data.tombstones import ERASURES, add_tombstones, known_backups, tombstones_of
 from rec.encoders.store import text_hash
 from rec.errors import ConfigError
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import found_feedback
 from rec.stages.embedding import EMBEDDINGS_FILE
 from rec.stages.erasure_journal import Journal, only_erasure
 from rec.stages.log_cleaning import recount_log
@@ -152,14 +152,10 @@ def _artifacts(workspace: Path, room: str) -> list[Artifact]:
 
 
 def _erase_log(workspace: Path, erasure: Erasure, journal: Journal) -> None:
-    if not (workspace / LOG_FILE).is_file():
-        return
-    log = EventLog(workspace / LOG_FILE)
-    try:
-        counts = [log.erase_user(user_id) for user_id in erasure.stored_ids]
-    finally:
-        log.close()
-    journal.note(workspace / LOG_FILE, sum(map(sum, counts)))
+    with found_feedback(workspace) as feedback:
+        if feedback is not None:
+            counts = [feedback.log.erase_user(user_id) for user_id in erasure.stored_ids]
+            journal.note(workspace / feedback.place, sum(map(sum, counts)))
 
 
 def _erase_events(workspace: Path, artifact: Artifact, erasure: Erasure, journal: Journal) -> None:

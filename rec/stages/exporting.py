@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rec.artifacts import latest_artifact, write_json
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.errors import ArtifactError
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import found_feedback
 from rec.stages.catalog import USERS_FILE
 from rec.stages.log_workers import QUARANTINE
 from rec.stages.preparation import KEY_FILE
@@ -46,16 +46,11 @@ def export_user(workspace: Path, user_id: str, *, output: Path) -> dict[str, int
 
 def _logged(workspace: Path, ids: list[str]) -> Mapping[str, list[Any]]:
     found: dict[str, list[Any]] = {"logged_events": [], "impressions": [], "history": []}
-    if not (workspace / LOG_FILE).is_file():
-        return found
-    log = EventLog(workspace / LOG_FILE)
-    try:
-        for records in map(log.export_user, ids):
+    with found_feedback(workspace) as feedback:
+        for records in map(feedback.log.export_user, ids) if feedback else ():
             found["logged_events"] += map(dataclasses.asdict, records.events)
             found["impressions"] += map(dataclasses.asdict, records.impressions)
             found["history"] += map(dataclasses.asdict, records.base)
-    finally:
-        log.close()
     return found
 
 

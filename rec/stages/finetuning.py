@@ -39,7 +39,7 @@ from rec.models.finetuning import FinetuningConfig, PairSource, finetune
 from rec.models.hard_negatives import exposed_not_taken
 from rec.models.pair_batches import PairTexts
 from rec.models.pairs import PairSampler
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import found_feedback
 from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import ENCODER_FOLDER, FINETUNED, ROOM, find_finetuned, make_current
 
@@ -311,8 +311,8 @@ def _rival(workspace: Path, settings: FinetuneSettings, base: _Base) -> EncoderS
 
 
 def _impressions(workspace: Path) -> list[Impression]:
-    path = workspace / LOG_FILE
-    return EventLog(path).read_impressions(limit=MAX_IMPRESSIONS) if path.is_file() else []
+    with found_feedback(workspace) as feedback:
+        return feedback.log.read_impressions(limit=MAX_IMPRESSIONS) if feedback else []
 
 
 def _encode_with(spec: EncoderSpec) -> Callable[[Sequence[str]], NDArray[np.float32]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec.data.events import EVENT_SCHEMA
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback import found_feedback
 from rec.stages.item_overlay import write_overlay
 from rec.stages.preparation import FEEDBACK_BATCHES
 
@@ -24,12 +24,11 @@ def ingest(workspace: Path) -> dict[str, int]:
     folder = workspace / FEEDBACK_BATCHES
     taken = last_ingested(workspace)
     counts = {"events": 0, "batches": 0, "items": 0, "ingested_through": taken}
-    if not (workspace / LOG_FILE).is_file():
-        return counts
-    folder.mkdir(parents=True, exist_ok=True)
-    log = EventLog(workspace / LOG_FILE)
-    try:
-        while rows := log.read_after(taken, BATCH_EVENTS):
+    with found_feedback(workspace) as feedback:
+        if feedback is None:
+            return counts
+        folder.mkdir(parents=True, exist_ok=True)
+        while rows := feedback.log.read_after(taken, BATCH_EVENTS):
             first, last = rows[0][0], rows[-1][0]
             columns = {
                 name: [getattr(event, name) for _, event in rows] for name in EVENT_SCHEMA.names
@@ -40,9 +39,7 @@ def ingest(workspace: Path) -> dict[str, int]:
             counts["events"] += len(rows)
             counts["batches"] += 1
             taken = counts["ingested_through"] = last
-        counts["items"] = write_overlay(workspace, log)
-    finally:
-        log.close()
+        counts["items"] = write_overlay(workspace, feedback.changes)
     return counts
 
 

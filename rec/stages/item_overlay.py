@@ -16,8 +16,8 @@ from rec.artifacts import write_json
 from rec.data.items import Catalog
 from rec.data.rows import RAW, REASON
 from rec.errors import DataError
-from rec.ranking.event_log import EventLog
-from rec.ranking.item_changes import ItemChanges, newest_changes
+from rec.ranking.feedback import Changes
+from rec.ranking.item_changes import newest_changes
 
 OVERLAY_FILE = Path("feedback") / "items.json"
 
@@ -55,15 +55,15 @@ class ItemOverlay:
         return [(str(OVERLAY_FILE), frame.with_columns(*marks))]
 
 
-def write_overlay(workspace: Path, log: EventLog) -> int:
+def write_overlay(workspace: Path, changes: Changes) -> int:
     """Write the newest state of all changed items, if there are any new; return their number."""
     before = read_overlay(workspace)
-    changes = ItemChanges(log).after(before.through)
-    if not changes:
+    found = changes.after(before.through)
+    if not found:
         return 0
-    newest = newest_changes(changes)
+    newest = newest_changes(found)
     items = {**before.items, **{name: change.item for name, change in newest.items()}}
-    write_json(workspace / OVERLAY_FILE, {"through": changes[-1].seq, "items": items})
+    write_json(workspace / OVERLAY_FILE, {"through": found[-1].seq, "items": items})
     return len(newest)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rec.data.event_ids import content_event_id
 from rec.data.events import Event, Impression
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError
@@ -39,36 +38,6 @@ def log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "feedback" / "events.db")
 
 
-def test_events_come_back_whole_and_in_order_of_arrival(log: EventLog) -> None:
-    full = Event(
-        user_id="u",
-        event_type="search",
-        timestamp_ms=9,
-        query="红 shoes",
-        value=1.5,
-        session_id="s",
-        event_id="e1",
-        impression_id="m",
-    )
-    late = view("u", "i", 3, "e2")
-    assert log.append([full, late]) == (2, 0)
-    assert log.read_after(0, 10) == [(1, full), (2, late)]
-    assert log.read_after(1, 10) == [(2, late)]
-    assert log.read_after(0, 1) == [(1, full)]
-    assert log.last_seq() == 2
-
-
-def test_same_event_id_counts_once(log: EventLog) -> None:
-    assert log.append([view("u", "i", 1, "e"), view("u", "j", 2, "e")]) == (1, 1)
-    assert log.append([view("u", "k", 3, "e")]) == (0, 1)
-    assert [event.item_id for _, event in log.read_after(0, 10)] == ["i"]
-
-
-def test_event_without_id_is_known_by_its_content(log: EventLog) -> None:
-    assert log.append([view("u", "i", 1), view("u", "i", 1), view("u", "i", 2)]) == (2, 1)
-    assert log.read_after(0, 1)[0][1].event_id == content_event_id(view("u", "i", 1))
-
-
 def test_append_is_durable_when_it_returns(log: EventLog) -> None:
     log.append([view("u", "i", 1)])
     # A second reader, without the first one closing or committing anything more.
@@ -84,12 +53,6 @@ def test_failed_commit_leaves_nothing(log: EventLog) -> None:
         log.commit([Write(events=[view("u", "i", 1)]), Write(events=[broken])])
     assert log.last_seq() == 0
     assert log.append([view("u", "i", 1)]) == (1, 0)
-
-
-def test_impressions_round_trip_and_repeat_harmlessly(log: EventLog) -> None:
-    log.append_impressions([IMPRESSION])
-    log.append_impressions([IMPRESSION])
-    assert log.read_impressions(limit=10) == [IMPRESSION]
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -122,38 +85,6 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     for name in ("left", "right"):
         mine = [event.timestamp_ms for event in events if event.user_id == name]
         assert mine == list(range(100))
-
-
-def test_history_of_an_unknown_user_is_empty(log: EventLog) -> None:
-    assert HistoryStore(log).history("nobody", limit=5) == []
-
-
-def test_history_is_the_newest_events_oldest_first(log: EventLog) -> None:
-    log.append([view("u", item, time_ms) for item, time_ms in [("c", 3), ("a", 1), ("b", 2)]])
-    log.append([view("other", "x", 9)])
-    history = HistoryStore(log).history("u", limit=2)
-    assert [event.item_id for event in history] == ["b", "c"]
-
-
-def test_base_and_log_merge_without_double_counting(log: EventLog) -> None:
-    store = HistoryStore(log)
-    log.append([view("u", "ingested", 10)])
-    ingested_through = log.last_seq()
-    log.append([view("u", "late", 5), view("u", "new", 20)])
-    base = [("u", [view("u", "old", 1), view("u", "ingested", 10)])]
-    assert store.base_release() is None
-    assert store.load_base(base, release="r1", ingested_through=ingested_through) == 1
-    assert store.base_release() == "r1"
-    items = [event.item_id for event in store.history("u", limit=10)]
-    assert items == ["old", "late", "ingested", "new"]
-    assert [event.item_id for event in store.history("u", limit=2)] == ["ingested", "new"]
-
-
-def test_equal_times_keep_base_before_log_and_order_of_arrival(log: EventLog) -> None:
-    store = HistoryStore(log)
-    store.load_base([("u", [view("u", "a", 7)])], release="r", ingested_through=0)
-    log.append([view("u", "z", 7), view("u", "b", 7)])
-    assert [event.item_id for event in store.history("u", limit=9)] == ["a", "z", "b"]
 
 
 def test_new_base_replaces_the_old_one_only_when_whole(log: EventLog) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from cluster.serve.calls import DEADLINE_S, UnavailableError
 from cluster.serve.problems import new_request_id, request_id_of
 from cluster.serve.schemas import ItemAnswer, ItemBody, ItemId, RecommendAnswer
 from cluster.serve.state import GatewayState, State, retry_later
+from rec.ranking.feedback import LOG_ERRORS
 from rec.ranking.item_changes import ItemChange
 from rec.ranking.item_rows import clean_item, render_item
 
@@ -96,7 +96,7 @@ async def delete_item(
 async def _store(state: GatewayState, change: ItemChange) -> None:
     try:
         await asyncio.to_thread(state.changes.append, [change])
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         _log.exception("the event log refused an item")
         raise retry_later("the event log cannot write: nothing was stored") from error
 

@@ -1,7 +1,6 @@
 """The route that takes what users did."""
 
 import logging
-import sqlite3
 import time
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from cluster.serve.event_reading import read_event
 from cluster.serve.schemas import EventsAnswer, EventsBody, FeedbackEvent, Rejection
 from cluster.serve.state import State, retry_later
 from rec.data.events import Event
+from rec.ranking.feedback import LOG_ERRORS
 
 router = APIRouter(tags=["feedback"])
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ async def add_events(
     if events:
         try:
             accepted, duplicates = await state.commits.append(events)
-        except sqlite3.Error as error:
+        except LOG_ERRORS as error:
             _log.exception("the event log refused a group")
             raise retry_later("the event log cannot write: nothing was stored") from error
     stored_ms = time.time_ns() // 1_000_000

@@ -1,7 +1,6 @@
 """Probes: is the process up, can it answer, can it read what it needs. They need no key."""
 
 import asyncio
-import sqlite3
 import time
 
 from fastapi import APIRouter, HTTPException
@@ -10,6 +9,7 @@ from cluster.serve.calls import UnavailableError
 from cluster.serve.schemas import Health
 from cluster.serve.state import GatewayState, State, retry_later
 from rec.data.events import DEFAULT_EVENT_TYPE, SEARCH, Event
+from rec.ranking.feedback import LOG_ERRORS
 from rec.ranking.requests import Request
 
 READY_WITHIN_S = 30.0
@@ -40,7 +40,7 @@ async def healthy(state: State) -> Health:
     """Say that the event log can be read."""
     try:
         await asyncio.to_thread(state.history.history, "", limit=1)
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         raise retry_later("the event log cannot be read") from error
     return Health(status="ok")
 

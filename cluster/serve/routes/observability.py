@@ -18,7 +18,7 @@ async def get_metrics(state: State) -> Response:
     release, num_items = state.release.name, len(state.known_items())
 
     def read() -> bytes:
-        coverage = read_coverage(state.log.connection(), num_items=num_items)
+        coverage = read_coverage(state.log, num_items=num_items)
         return state.metrics.text(release=release, num_items=num_items, coverage=coverage)
 
     return Response(await asyncio.to_thread(read), media_type=CONTENT_TYPE_LATEST)

@@ -1,7 +1,6 @@
 """The route that shows a user's newest events as the next list will read them."""
 
 import asyncio
-import sqlite3
 from typing import Annotated
 
 import polars as pl
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from cluster.serve.schemas import UserId
 from cluster.serve.state import State, retry_later
+from rec.ranking.feedback import LOG_ERRORS
 
 router = APIRouter(tags=["users"])
 
@@ -43,7 +43,7 @@ async def get_history(
     stored = state.stored_id(user_id)
     try:
         events = await asyncio.to_thread(state.history.history, stored, limit=limit)
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         raise retry_later("the history cannot be read") from error
     named = {event.item_id for event in events if event.item_id is not None}
     popular = state.release.popular

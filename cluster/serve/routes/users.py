@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import add_tombstones, tombstones_of
 from rec.errors import ArtifactError
 from rec.ranking.event_log import UserRecords
+from rec.ranking.feedback import LOG_ERRORS
 from rec.stages.preparation import KEY_FILE
 
 NOT_COVERED = (
@@ -64,7 +64,7 @@ async def erase_user(state: State, user_id: Annotated[UserId, InPath()]) -> Eras
     try:
         await asyncio.to_thread(_bury, state.workspace, user_id)
         erased = await asyncio.to_thread(state.log.erase_user, state.stored_id(user_id))
-    except (sqlite3.Error, OSError, ArtifactError) as error:
+    except (*LOG_ERRORS, OSError, ArtifactError) as error:
         _log.exception("a user was not erased")
         raise retry_later("the event log is in use, nothing is promised: erase again") from error
     return ErasureReceipt(
@@ -87,6 +87,6 @@ def _bury(workspace: Path, user_id: str) -> None:
 async def _read(state: GatewayState, user_id: str) -> UserRecords:
     try:
         return await asyncio.to_thread(state.log.export_user, state.stored_id(user_id))
-    except sqlite3.Error as error:
+    except LOG_ERRORS as error:
         _log.exception("the records of a user cannot be read")
         raise retry_later("the event log cannot be read") from error
