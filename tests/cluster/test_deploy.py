@@ -192,6 +192,15 @@ def compose() -> dict[str, Any]:
     return content
 
 
+def test_compose_keeps_the_event_log_on_a_server_that_syncs(compose: dict[str, Any]) -> None:
+    command = compose["services"]["redis"]["command"]
+    for name, value in (("--appendonly", "yes"), ("--appendfsync", "always")):
+        assert command[command.index(name) + 1] == value
+    words = compose["services"]["serve"]["command"]
+    assert words[words.index("--history") + 1].startswith("redis://redis:6379/")
+    assert "redis]" in (DEPLOY / "Dockerfile").read_text()
+
+
 def test_compose_publishes_on_loopback_only(compose: dict[str, Any]) -> None:
     published = [p for service in compose["services"].values() for p in service.get("ports", [])]
     assert len(published) == 4
