@@ -85,7 +85,7 @@ async def answer_list(
         query_embeddings=asker.query_embeddings,
     )
     ranked = await rank_or_popular(state, request)
-    return await finish(state, asker, ranked, request_id=request_id)
+    return await finish(state, asker, ranked, request_id=request_id, is_shown=body.is_shown)
 
 
 async def read_asker(
@@ -159,9 +159,14 @@ async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranke
 
 
 async def finish(
-    state: GatewayState, asker: Asker, ranked: Ranked, *, request_id: str
+    state: GatewayState,
+    asker: Asker,
+    ranked: Ranked,
+    *,
+    request_id: str,
+    is_shown: bool = True,
 ) -> RecommendAnswer:
-    """Return a list as the contract writes it, logged as an impression."""
+    """Return a list as the contract writes it; one that is shown is logged as an impression."""
     before_log = time.perf_counter()
     impression = Impression(
         impression_id=new_request_id(),
@@ -174,7 +179,7 @@ async def finish(
         scores=tuple(item.score for item in ranked.items),
         release=ranked.release,
     )
-    is_logged = await state.log_impression(impression)
+    is_logged = await state.log_impression(impression) if is_shown else True
     end = time.perf_counter()
     known = sum(asker.timings_s.values())
     timings_s = {
@@ -195,7 +200,10 @@ async def finish(
         ],
         timings_ms={name: milliseconds(value) for name, value in timings_s.items()},
     )
-    state.metrics.count_list(answer.release, timings_ms=answer.timings_ms, degraded=answer.degraded)
+    if is_shown:
+        state.metrics.count_list(
+            answer.release, timings_ms=answer.timings_ms, degraded=answer.degraded
+        )
     return answer
 
 

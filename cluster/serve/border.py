@@ -22,9 +22,7 @@ OPEN_PATHS = PAGE_PATHS | {
     "/livez",
     "/readyz",
     "/healthz",
-    "/docs",
     "/openapi.json",
-    "/docs/oauth2-redirect",
 }
 _MAX_LENGTH_DIGITS = 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

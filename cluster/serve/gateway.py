@@ -54,6 +54,9 @@ class Gateway:
             version="0.1.0",
             description="Next item, on Ray: ranked lists that change with the user's last event.",
             responses=responses(),
+            # Theirs load scripts from elsewhere; ours is in cluster.serve.routes.page.
+            docs_url=None,
+            redoc_url=None,
         )
         api.state.gateway = self.state
         api.add_middleware(Border, keys=self.state.keys.entries, max_bytes=MAX_BODY_BYTES)

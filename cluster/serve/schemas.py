@@ -70,6 +70,9 @@ class RecommendBody(_Strict):
     exploration: Annotated[float, Field(ge=0, le=1)] | None = None
     explain: bool = False
     language: Literal["en", "zh"] | None = None
+    is_shown: bool = True
+    """False for a list that nobody will see, such as one asked for its explanations alone: it is
+    not logged as an impression, and no event can follow from it."""
 
 
 class EvidenceAnswer(BaseModel):

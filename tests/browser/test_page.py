@@ -1,5 +1,6 @@
 """What a visitor of the page sees and does, by mouse and by keyboard."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +121,51 @@ def test_list_and_sequence_are_those_of_the_service(page: Page) -> None:
     assert page.texts("#sequence bdi") == expected
     assert page.texts("#sequence .type") == [e["event_type"] for e in held]
     assert page.one("#release").text == answer["release"]
+
+
+def test_list_is_there_before_its_explanations_and_is_logged_once(page: Page) -> None:
+    rankers = page.site.graph.gateway.state.ranker.replicas
+    kept = list(rankers)
+    gate = asyncio.Event()
+    rankers[:] = [_Holding(kept[0], gate)]
+    before = len(page.site.graph.gateway.state.log.read_impressions(limit=1000))
+    try:
+        page.one("#user").clear()
+        page.one("#user").send_keys("user-2" + Keys.ENTER)
+        page.when_shown("user-2")
+        shown = page.items()
+        assert page.texts("#list .reason") == []
+    finally:
+        page.site.graph.loop.call_soon_threadsafe(gate.set)
+        rankers[:] = kept
+    until(lambda: len(page.texts("#list .reason")) == 10)
+    assert page.items() == shown
+    assert len(page.site.graph.gateway.state.log.read_impressions(limit=1000)) == before + 1
+
+
+class _Holding:
+    """Be a ranker that keeps explanations back."""
+
+    def __init__(self, ranker: Any, gate: asyncio.Event) -> None:
+        self._ranker, self._gate = ranker, gate
+
+    async def recommend(self, request: Any) -> Any:
+        if request.explain:
+            await self._gate.wait()
+        return await self._ranker.recommend(request)
+
+
+def test_contract_is_readable_and_loads_nothing_from_elsewhere(page: Page) -> None:
+    page.open(f"{page.site.url}/docs")
+    until(lambda: page.texts("#routes details"))
+    contract = page.site.graph.good("GET", "/openapi.json")
+    count = sum(len(operations) for operations in contract["paths"].values())
+    assert len(page.texts("#routes details")) == count
+    script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    assert all(url.startswith(page.site.url) for url in page.driver.execute_script(script))
+    page.one("#routes details summary").click()
+    assert page.one("#routes details dl").is_displayed()
+    assert json.loads(page.texts("#routes details pre")[0])
 
 
 def test_purchase_is_stored_and_changes_the_list(page: Page) -> None:

@@ -46,6 +46,19 @@ export function showCards(list, items, { words, moves = new Map(), actions, isSm
   (target ?? list).focus({ preventScroll: true });
 }
 
+// Put the explanations that have arrived meanwhile into the cards that are there.
+export function showReasons(list, items) {
+  const cards = new Map([...list.children].map((card) => [card.dataset.item, card]));
+  for (const item of items) {
+    const card = cards.get(item.item_id);
+    if (card && reasonOf(item) && !card.querySelector(".reason")) {
+      card.querySelector(".name").after(makeReason(reasonOf(item)));
+    }
+  }
+}
+
+const makeReason = (text) => make("p", { attributes: { class: "reason", dir: "auto" }, text });
+
 function slide(cards, old) {
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || old.size === 0) return;
   for (const card of cards) {
@@ -86,7 +99,7 @@ function makeCard(item, { words, move, actions, share, isSmall }) {
         make("bdi", { attributes: { class: "title", dir: "auto" }, text: name }),
         moveMark(move, words),
       ),
-      explanation && make("p", { attributes: { class: "reason", dir: "auto" }, text: explanation }),
+      explanation && makeReason(explanation),
       make("p", { attributes: { class: "meta" } },
         make("span", { attributes: { class: "chip" }, text: words.sources[item.source] ?? item.source.replaceAll("_", " ") }),
         bar,

@@ -1,7 +1,7 @@
 // The page: who is shown, what they did, what comes next, and what changes it.
 
 import * as api from "./api.js";
-import { movements, showCards } from "./cards.js";
+import { movements, showCards, showReasons } from "./cards.js";
 import { byId, make } from "./dom.js";
 import { addSpeed, showSpeed } from "./speed.js";
 import { WORDS } from "./words.js";
@@ -42,7 +42,6 @@ async function refresh({ since = performance.now(), eventMs = null } = {}) {
   running?.abort();
   running = new AbortController();
   const body = { user_id: state.userId, k: K, ...state.tuned };
-  if (state.fields.has("explain")) body.explain = true;
   if (state.fields.has("language")) body.language = state.language;
   byId("list").setAttribute("aria-busy", "true");
   let answer;
@@ -71,6 +70,23 @@ async function refresh({ since = performance.now(), eventMs = null } = {}) {
   showSpeed(state.speed, words());
   showList();
   byId("news").textContent = state.change(words());
+  if (state.fields.has("is_shown")) explain(turn, body, running.signal);
+}
+
+// Explanations cost many times what the list costs, so they come when it is already there. Asked
+// for by a list that nobody sees: it must not count as shown a second time.
+async function explain(turn, body, signal) {
+  let answer;
+  try {
+    answer = await api.recommend({ ...body, explain: true, is_shown: false }, signal);
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof api.ProblemError) return; // the list stands without them
+    throw error;
+  }
+  if (turn !== asked) return;
+  const found = new Map(answer.items.map((item) => [item.item_id, item.explanation]));
+  for (const item of state.items) item.explanation = found.get(item.item_id) ?? null;
+  showReasons(byId("list"), state.items);
 }
 
 async function act(eventType, fields) {

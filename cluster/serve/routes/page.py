@@ -1,4 +1,4 @@
-"""The page at ``/``: static files beside this package, loaded without a key, and no one else's.
+"""The pages at ``/`` and ``/docs``: static files beside this package, loaded without a key.
 
 The page asks for the key itself and keeps it in the tab. Its policy lets it run this service's own
 scripts and nothing else, so that a title full of markup stays a title.
@@ -10,16 +10,19 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 
 INDEX = "index.html"
+DOCS = "docs.html"
 MEDIA_TYPES = {
     INDEX: "text/html; charset=utf-8",
+    DOCS: "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(
-        ("api.js", "cards.js", "dom.js", "page.js", "speed.js", "words.js"),
+        ("api.js", "cards.js", "docs.js", "dom.js", "page.js", "speed.js", "words.js"),
         "text/javascript; charset=utf-8",
     ),
 }
-PAGE_PATHS = frozenset({"/", "/favicon.ico", *(f"/page/{name}" for name in MEDIA_TYPES)})
+PAGE_PATHS = frozenset({"/", "/docs", "/favicon.ico", *(f"/page/{name}" for name in MEDIA_TYPES)})
 """They hold nothing of a shop or its users, and need no key."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -43,9 +46,15 @@ async def get_page() -> Response:
     return _file(INDEX)
 
 
+@router.get("/docs")
+async def get_docs() -> Response:
+    """Return the contract for readers; it loads nothing from elsewhere."""
+    return _file(DOCS)
+
+
 @router.get("/favicon.ico")
 async def get_icon() -> Response:
-    """Return the icon, which browsers ask for on pages that name none, such as ``/docs``."""
+    """Return the icon, which browsers ask for on pages that name none."""
     return _file("icon.svg")
 
 
