@@ -4,7 +4,6 @@ ray job submit --working-dir . -- python -m jobs.loop laptop --workspace ./works
     --events events.parquet --items items.parquet --every-s 86400
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from cluster.memory import MemoryMeter
 from cluster.progress import console
 from cluster.runtime import connect
 from jobs.command import InputArguments, head, run_job, with_columns
-from jobs.recipes import Recipe
 from jobs.stages import (
     Fields,
     run_embed,
@@ -24,6 +22,7 @@ from jobs.stages import (
     run_prepare,
     run_promote,
     run_train,
+    tested_from,
 )
 from rec.artifacts import latest_artifact, read_artifact
 from rec.errors import ConfigError
@@ -40,6 +39,11 @@ class LoopArguments(InputArguments):
     Longer tests on more users and keeps the candidate's measured weights further behind."""
     every_s: float | None = None
     """Seconds from the start of one round to the next, for ever; one round if absent."""
+
+    incremental: bool = False
+    """Let the release's towers go on learning from the events since, instead of training anew: a
+    fraction of the time. The ranker's trees stay; train anew now and then. At least half of the
+    events since are learnt from before the comparison."""
 
     def __post_init__(self) -> None:
         if not self.newest_hours > 0:
@@ -93,10 +97,16 @@ def _round(arguments: LoopArguments) -> dict[str, Any]:
     newest = latest_artifact(workspace, "sequences", made_by="prepare").name
     if release.parents["sequences"] == newest:
         return _summary(stages, "kept", {"reason": "nothing has changed"}, str(release.path))
-    quantile = newest_quantile(workspace, release=release, hours=arguments.newest_hours)
-    recipe = _tested_from(recipe, quantile)
+    quantile = newest_quantile(
+        workspace,
+        release=release,
+        hours=arguments.newest_hours,
+        learn_share=0.5 if arguments.incremental else 0.0,
+    )
+    recipe = tested_from(recipe, quantile)
+    start = release.name if arguments.incremental else None
     run("embed", lambda: run_embed(recipe, profile, workspace))
-    run("train", lambda: run_train(recipe, profile, workspace, resume=False))
+    run("train", lambda: run_train(recipe, profile, workspace, resume=False, init_from=start))
     run("index", lambda: run_index(recipe, workspace))
     run("evaluate", lambda: run_evaluate(recipe, workspace))
     comparison = compare(
@@ -110,12 +120,6 @@ def _round(arguments: LoopArguments) -> dict[str, Any]:
         return _summary(stages, "kept", to_json(comparison), str(release.path))
     promoted = run("promote", lambda: run_promote(workspace))
     return _summary(stages, "promoted", to_json(comparison), promoted["outputs"]["releases"])
-
-
-def _tested_from(recipe: Recipe, quantile: float) -> Recipe:
-    """Return the recipe with its test part beginning at a quantile of time."""
-    evaluation = dataclasses.replace(recipe.evaluation, test_quantile=quantile)
-    return dataclasses.replace(recipe, evaluation=evaluation)
 
 
 def _summary(

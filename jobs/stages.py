@@ -3,6 +3,7 @@
 Each returns the fields of its summary. A job is one of these; the pipeline is all of them.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from cluster.train.trainer import finetune, train_model
 from cluster.tune.search import TuneConfig, search
 from jobs.recipes import Recipe
 from rec.artifacts import latest_artifact
+from rec.stages.comparing import newest_quantile
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import embed, warn_of_other_encoder
 from rec.stages.enriching import RULES, enrich
 from rec.stages.evaluating import evaluate_index
 from rec.stages.finetuning import FinetuneSettings
+from rec.stages.incremental import find_release
 from rec.stages.indexing import index
 from rec.stages.ingesting import ingest
 from rec.stages.preparation import prepare
 from rec.stages.recommending import recommend
 from rec.stages.releasing import promote, rollback
-from rec.stages.training import TrainSettings
+from rec.stages.train_settings import TrainSettings
 
 Fields = Mapping[str, Any]
 
@@ -144,12 +147,19 @@ def run_finetune(recipe: Recipe, profile: Profile, workspace: Path, *, resume: b
     }
 
 
-def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool) -> Fields:
-    """Train the towers and the ranker on Ray Train."""
+def run_train(
+    recipe: Recipe,
+    profile: Profile,
+    workspace: Path,
+    *,
+    resume: bool,
+    init_from: str | None = None,
+) -> Fields:
+    """Train the towers and the ranker on Ray Train, anew or from a release's name."""
     warn_of_other_encoder(latest_artifact(workspace, "embeddings", made_by="embed"), recipe.encoder)
     artifact, is_skipped = train_model(
         workspace,
-        _train_settings(recipe),
+        dataclasses.replace(_train_settings(recipe), init_from=init_from),
         resources=profile.train,
         resume=resume,
     )
@@ -159,6 +169,25 @@ def run_train(recipe: Recipe, profile: Profile, workspace: Path, *, resume: bool
         "counts": dict(artifact.counts),
         "ranker": artifact.manifest["details"]["ranker"],
     }
+
+
+def tested_since(recipe: Recipe, workspace: Path, release: str, *, hours: float) -> Recipe:
+    """Return the recipe with its test part after a release's log, half of what is new left before.
+
+    Raises:
+        ArtifactError: there is no such release.
+        DataError: too little has happened since.
+    """
+    quantile = newest_quantile(
+        workspace, release=find_release(workspace, release), hours=hours, learn_share=0.5
+    )
+    return tested_from(recipe, quantile)
+
+
+def tested_from(recipe: Recipe, quantile: float) -> Recipe:
+    """Return the recipe with its test part beginning at a quantile of time."""
+    evaluation = dataclasses.replace(recipe.evaluation, test_quantile=quantile)
+    return dataclasses.replace(recipe, evaluation=evaluation)
 
 
 def run_tune(recipe: Recipe, profile: Profile, workspace: Path, *, config: TuneConfig) -> Fields:

@@ -36,7 +36,8 @@ from rec.stages.evaluating import EvaluationConfig, evaluate_index
 from rec.stages.indexing import index
 from rec.stages.preparation import prepare
 from rec.stages.releasing import promote
-from rec.stages.training import TrainSettings, train
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import train
 
 NUM_PARTITIONS = 4
 

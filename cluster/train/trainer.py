@@ -18,7 +18,8 @@ from cluster.resources import TrainResources
 from rec.artifacts import Artifact
 from rec.errors import ConfigError, DataError, RecError
 from rec.stages.finetuning import FinetuneSettings, find_tuned
-from rec.stages.training import TrainSettings, find_model
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import find_model
 
 _POLL_S = 0.2
 """How often the driver looks for a finished epoch."""

@@ -17,7 +17,8 @@ from typing import Any
 from cluster.resources import TrainResources
 from rec.artifacts import config_hash, write_json
 from rec.errors import ConfigError, DataError
-from rec.stages.training import TrainSettings, find_inputs
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import find_inputs
 from rec.stages.tuning import Choice, try_settings, with_choice
 
 METRIC = "best_ndcg"

@@ -24,6 +24,7 @@ from rec.ranking.recommender import Recommender
 from rec.ranking.release import RankingConfig
 from rec.stages.embedding import load_embeddings
 from rec.stages.evaluating import ServedLists
+from rec.stages.incremental import log_end_ms
 from rec.stages.indexing import release_files
 from rec.stages.training import EVALUATED
 
@@ -54,22 +55,42 @@ class Comparison:
         return self.difference.high < 0
 
 
-def newest_quantile(workspace: Path, *, release: Artifact, hours: float) -> float:
+def newest_quantile(
+    workspace: Path, *, release: Artifact, hours: float, learn_share: float = 0.0
+) -> float:
     """Return the share of the newest sequences' item events that lie before the moment.
 
     It is the ``test_quantile`` to train and evaluate with.
 
+    Args:
+        workspace: root of the artifacts.
+        release: what serves today; the moment lies after the end of its log.
+        hours: the moment lies at most this long before the end of the newest log.
+        learn_share: share of the item events since the release that lie before the moment at
+            least, for a candidate that learns from nothing else.
+
     Raises:
-        DataError: there is no item event after the log of the release.
+        DataError: there is no item event after the log of the release, or all that there are
+            happened at one time and some are to be learnt from.
     """
     sequences = _newest_sequences(workspace)
-    times = sequences.timestamps_ms[sequences.is_item]
+    times = np.sort(sequences.timestamps_ms[sequences.is_item])
     if not len(times):
         raise DataError("expected item events in the newest sequences, found none")
-    cut_ms = max(int(times.max()) - round(hours * HOUR_MS), _end_ms(workspace, release) + 1)
-    before = int((times < cut_ms).sum())
-    if before == len(times):
+    end_ms = _end_ms(workspace, release)
+    new = times[times > end_ms]
+    if not len(new):
         raise DataError("nothing has happened since the release's log ended: nothing to compare")
+    earliest = end_ms + 1
+    if learn_share > 0:
+        earliest = max(int(new[int(learn_share * (len(new) - 1))]), int(new[0])) + 1
+        if earliest > new[-1]:
+            raise DataError(
+                f"expected item events at two times at least since release {release.name}, to "
+                "learn from the earlier and compare by the later, found one: wait for more"
+            )
+    cut_ms = max(int(times[-1]) - round(hours * HOUR_MS), earliest)
+    before = int((times < cut_ms).sum())
     if not before:
         raise DataError(f"the whole log lies within the newest {hours:g} hours: nothing to learn")
     # The middle of the event's share, so that no rounding moves the cut.
@@ -205,7 +226,6 @@ def _newest_sequences(workspace: Path) -> Sequences:
 
 def _end_ms(workspace: Path, release: Artifact) -> int:
     """Return the newest event that a release has learnt from; 0 where its log is gone."""
-    folder = workspace / "sequences" / release.parents["sequences"]
-    if not folder.is_dir():
+    if not (workspace / "sequences" / release.parents["sequences"]).is_dir():
         return 0
-    return int(load_sequences(folder).timestamps_ms.max(initial=0))
+    return log_end_ms(workspace, release)

@@ -45,8 +45,10 @@ from rec.ranking.retrieval import Found
 from rec.ranking.scoring import groups_of
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import load_embeddings
+from rec.stages.fitting import cosine_scorer
 from rec.stages.indexing import release_files
-from rec.stages.training import EVALUATED, cosine_scorer, settings_from
+from rec.stages.train_settings import settings_from
+from rec.stages.training import EVALUATED
 
 Protocol = Literal["temporal", "rolling", "leave_one_out"]
 _SWEPT_USERS = 2000

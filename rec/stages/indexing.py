@@ -24,7 +24,8 @@ from rec.models.inference import embed_items, place_by_kin
 from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
 from rec.ranking.sources import build_tables
-from rec.stages.training import SERVED, build_model, load_model, settings_from
+from rec.stages.train_settings import settings_from
+from rec.stages.training import SERVED, build_model, load_model
 
 RECENT_DAYS = 7
 

@@ -12,21 +12,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from rec.data.sequences import load_sequences
-from rec.data.splits import hold_out_last, temporal_split
+from rec.data.splits import temporal_split
 from rec.errors import DataError
-from rec.evaluation.ranking_metrics import ndcg_at_k
-from rec.models.scoring import top_k_in_blocks
-from rec.models.sequence_model import SequenceModel
 from rec.models.training import fit
 from rec.stages.embedding import load_embeddings
+from rec.stages.fitting import hold_out
 from rec.stages.ranker_examples import open_window
-from rec.stages.training import (
-    VALIDATION_K,
-    TrainSettings,
-    build_model,
-    cosine_scorer,
-    find_inputs,
-)
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import build_model, find_inputs
 
 Choice = Mapping[str, Any]
 """Values of fields by their flag's name, ``training.learning-rate`` -> 0.002."""
@@ -70,24 +63,12 @@ def try_settings(
     known = temporal_split(sequences, quantile=settings.test_quantile).train
     window = open_window(known, settings.ranker) if settings.ranker.enabled else None
     known = known if window is None else window.known
-    config = settings.training
-    learn, validation = hold_out_last(known, max_users=config.validation_users, seed=config.seed)
-    if settings.exclude_seen:
-        validation = validation.without_seen()
-    if validation.num_users == 0:
-        raise DataError("expected users with three training events to validate on, found none")
-    model = build_model(inputs.embeddings, sequences, settings.model, seed=config.seed)
     queries = load_embeddings(inputs.embeddings)[1]
-
-    def validate(candidate: SequenceModel) -> float:
-        lists = top_k_in_blocks(
-            cosine_scorer(candidate, queries=queries),
-            validation.histories,
-            k=VALIDATION_K,
-            exclude_seen=settings.exclude_seen,
-        )
-        return float(ndcg_at_k(lists, validation.target_offsets, validation.targets).mean())
-
+    learn, validate = hold_out(known, settings, queries=queries)
+    if validate is None:
+        raise DataError("expected users with three training events to validate on, found none")
+    config = settings.training
+    model = build_model(inputs.embeddings, sequences, settings.model, seed=config.seed)
     result = fit(
         model, learn, config=config, accelerator=accelerator, validate=validate, on_epoch=on_epoch
     )

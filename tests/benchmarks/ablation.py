@@ -36,8 +36,9 @@ from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
 from rec.stages.embedding import embed, load_embeddings
+from rec.stages.fitting import cosine_scorer
 from rec.stages.preparation import prepare
-from rec.stages.training import build_model, cosine_scorer, find_inputs
+from rec.stages.training import build_model, find_inputs
 from tests.benchmarks.fair import machine
 
 K = 10

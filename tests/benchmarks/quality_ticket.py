@@ -19,7 +19,7 @@ from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
 from rec.stages.evaluating import Cosines
-from rec.stages.training import cosine_scorer
+from rec.stages.fitting import cosine_scorer
 from tests.benchmarks.quality_simple import SimplePeers
 from tests.benchmarks.quality_tasks import K
 

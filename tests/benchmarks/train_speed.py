@@ -158,7 +158,8 @@ def compare_with_ray(arguments: argparse.Namespace) -> dict[str, Any]:
     from rec.ranking.ranker import RankerConfig
     from rec.stages.embedding import embed
     from rec.stages.preparation import prepare
-    from rec.stages.training import TrainSettings, train
+    from rec.stages.train_settings import TrainSettings
+    from rec.stages.training import train
 
     resources = TrainResources(num_workers=1, worker_cpus=1, worker_gpus=0)
     readings: dict[str, list[float]] = {"process": [], "ray": []}

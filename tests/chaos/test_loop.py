@@ -23,8 +23,9 @@ to learn this shop to its ceiling, where one release is as good as the other."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("how", [(), ("--incremental",)], ids=["anew", "incremental"])
 def test_feedback_makes_a_better_release(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: tuple[str, ...]
 ) -> None:
     shop = make_shop(ShopConfig(num_users=2500, num_items=240, events_per_user=30))
     events, items, _ = write_shop(shop, tmp_path / "shop")
@@ -55,15 +56,17 @@ def test_feedback_makes_a_better_release(
         ]
     )
     feedback.close()
-    loop.main(common)
+    loop.main([*common, *how])
     summary = json.loads(capsys.readouterr().out)
     comparison = summary["comparison"]
     with capsys.disabled():
-        print(json.dumps({"decision": summary["decision"], **comparison}))  # noqa: T201
+        train_cpu_s = next(s["cpu_s"] for s in summary["stages"] if s["job"] == "train")
+        shown = {"how": how, "decision": summary["decision"], "train_cpu_s": train_cpu_s}
+        print(json.dumps({**shown, **comparison}))  # noqa: T201
     assert summary["decision"] == "promoted"
     assert comparison["candidate"]["ndcg@10"] > comparison["release"]["ndcg@10"]
     assert comparison["low"] > 0
     assert current_release(workspace).name != first
-    loop.main(common)
+    loop.main([*common, *how])
     again = json.loads(capsys.readouterr().out)
     assert (again["decision"], again["comparison"]["reason"]) == ("kept", "nothing has changed")

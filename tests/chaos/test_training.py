@@ -17,7 +17,8 @@ import pytest
 from cluster.resources import TrainResources
 from cluster.train.trainer import train_model
 from rec.artifacts import read_artifact
-from rec.stages.training import EVALUATED, METRICS_FILE, SERVED, TrainSettings
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import EVALUATED, METRICS_FILE, SERVED
 from tests.epochs import EpochWatch
 from tests.processes import descendants, end_session, kill, session_pids, title, wait_until
 

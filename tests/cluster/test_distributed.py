@@ -16,7 +16,8 @@ from rec.errors import DataError
 from rec.stages.embedding import embed, load_embeddings
 from rec.stages.preparation import prepare
 from rec.stages.recommending import recommend
-from rec.stages.training import TrainSettings, find_model, read_training_metrics
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import find_model, read_training_metrics
 
 pytestmark = pytest.mark.ray
 

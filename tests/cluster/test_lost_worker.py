@@ -7,13 +7,8 @@ import pytest
 
 from cluster.resources import TrainResources
 from cluster.train.trainer import train_model
-from rec.stages.training import (
-    EVALUATED,
-    SERVED,
-    TrainSettings,
-    find_model,
-    read_training_metrics,
-)
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import EVALUATED, SERVED, find_model, read_training_metrics
 from tests.epochs import EpochWatch
 from tests.processes import descendants, kill, title
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from cluster.resources import TrainResources
 from cluster.tune.search import TuneConfig, search
 from rec.errors import ConfigError
-from rec.stages.training import TrainSettings
+from rec.stages.train_settings import TrainSettings
 from rec.stages.tuning import try_settings, with_choice
 
 RESOURCES = TrainResources(num_workers=1, worker_cpus=1, worker_gpus=0)

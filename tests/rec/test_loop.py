@@ -22,7 +22,8 @@ from rec.stages.embedding import embed
 from rec.stages.ingesting import ingest
 from rec.stages.preparation import prepare
 from rec.stages.releasing import promote, read_current, rollback
-from rec.stages.training import TrainSettings, train
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import train
 
 
 def metrics(workspace: Path) -> dict[str, dict[str, float]]:

@@ -18,7 +18,8 @@ from rec.stages.evaluating import EvaluationConfig, evaluate_index
 from rec.stages.indexing import index
 from rec.stages.preparation import prepare
 from rec.stages.releasing import promote
-from rec.stages.training import TrainSettings, train
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import train
 
 KINDS = {
     "dress": ("elegant summer dress", "优雅夏季连衣裙", "fashion party dress", "时尚碎花连衣裙"),

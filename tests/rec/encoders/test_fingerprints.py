@@ -19,7 +19,8 @@ from rec.ranking.release import RELEASE_FILE, RankingConfig
 from rec.spread import in_process
 from rec.stages.embedding import EMBEDDINGS_FILE, embed, warn_of_other_encoder
 from rec.stages.indexing import index
-from rec.stages.training import TrainSettings, train
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import train
 from tests.rec.encoders.tiny import write_bert
 from tests.releases import make_release
 

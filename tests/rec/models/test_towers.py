@@ -29,7 +29,8 @@ from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
 from rec.models.whitening import fit_whitening, whiten
 from rec.stages.embedding import load_embeddings
-from rec.stages.training import cosine_scorer, find_inputs
+from rec.stages.fitting import cosine_scorer
+from rec.stages.training import find_inputs
 from tests.rec.models.logs import random_text, ring_log, sequences_of, small_model
 
 DECODERS = {
