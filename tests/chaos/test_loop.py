@@ -23,7 +23,9 @@ to learn this shop to its ceiling, where one release is as good as the other."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("how", [(), ("--incremental",)], ids=["anew", "incremental"])
+@pytest.mark.parametrize(
+    "how", [(), ("--incremental", "--newest-hours", "96")], ids=["anew", "incremental"]
+)
 def test_feedback_makes_a_better_release(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: tuple[str, ...]
 ) -> None:
