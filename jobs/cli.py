@@ -32,14 +32,26 @@ JOBS = (
     "submit",
     "backup",
     "restore",
+    "sbom",
 )
-WITHOUT_RECIPE = ("keys", "demo", "up", "down", "status", "doctor", "submit", "backup", "restore")
+WITHOUT_RECIPE = (
+    "keys",
+    "demo",
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "submit",
+    "backup",
+    "restore",
+    "sbom",
+)
 """Commands that read no recipe."""
 _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray keys ACTION [options]
        nextray demo [options]
        nextray up | down | status | doctor [options]
-       nextray backup | restore [options]
+       nextray backup | restore | sbom [options]
        nextray submit [options] JOB RECIPE [options of the job]
 
 jobs: {", ".join(JOBS)}
