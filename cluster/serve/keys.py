@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rec.artifacts import write_json
-from rec.data.privacy import create_private_file, read_private_file
+from rec.data.private_files import create_private_file, read_private_file
 from rec.errors import ConfigError
 
 Scope = Literal["read", "write", "admin"]

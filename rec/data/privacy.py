@@ -6,22 +6,19 @@ can identify a person; a pseudonymous log is still personal data.
 """
 
 import hmac
-import os
 import secrets
-import stat
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from rec.data.private_files import create_private_file, read_private_file
 from rec.errors import ArtifactError
 
 KEY_BYTES = 32
 _PSEUDONYM_HEX_DIGITS = 32
 MAX_REMEMBERED = 1 << 19
 """Users whose pseudonyms are held while a file is read: at most about 100 MB."""
-_OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_or_create_key(path: Path) -> bytes:
@@ -92,41 +89,3 @@ class Pseudonymizer:
                 names[place] = self._known[ids[place]] = pseudonym(ids[place], self._key)
         hashed = pl.Series(names, dtype=pl.String)
         return user_ids.replace_strict(distinct, hashed, return_dtype=pl.String)
-
-
-def create_private_file(path: Path, text: str) -> bool:
-    """Write a file that only its owner may read (mode 0600), unless there is one already.
-
-    Returns:
-        Whether this call created it; of several callers at once exactly one gets ``True``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # A hard link fails where the name exists, a rename would replace the winner's file.
-        path.hardlink_to(aside)
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink()
-    return True
-
-
-def read_private_file(path: Path) -> str:
-    """Return the text of a file that only its owner may read.
-
-    Raises:
-        ArtifactError: group or world may read it.
-    """
-    mode = path.stat().st_mode
-    if mode & _OPEN_TO_OTHERS:
-        raise ArtifactError(
-            f"{path} is a secret but has mode {stat.S_IMODE(mode):04o}, expected 0600: "
-            f"run `chmod 600 {path}`"
-        )
-    return path.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 
 from rec.artifacts import read_artifact, write_artifact, write_json
 from rec.data.events import Event
-from rec.data.privacy import create_private_file
+from rec.data.private_files import create_private_file
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.stages.backing_up import BACKUP_FILE, backup, restore

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rec.data.privacy import create_private_file, load_or_create_key, pseudonym, pseudonyms
+from rec.data.privacy import load_or_create_key, pseudonym, pseudonyms
+from rec.data.private_files import create_private_file
 from rec.errors import ArtifactError
 
 
