@@ -196,7 +196,10 @@ def render(logs: Mapping[str, Mapping[str, Any]]) -> str:
         for name, row in sorted(models, key=lambda pair: -pair[1][f"ndcg@{K}"]):
             metrics = (row[f"{key}@{K}"] for key in ("ndcg", "recall", "mrr", "coverage"))
             cells = " | ".join(f"{value:.4f}" for value in metrics)
-            lines.append(f"| {name} | {cells} | {row['cpu_s']} |")
+            # Who ran out of budget may have had better lists to come: the reader must know.
+            is_cut = any(run.get("stopped_by") == "budget" for run in row["runs"])
+            label = f"{name} (stopped by the budget)" if is_cut else name
+            lines.append(f"| {label} | {cells} | {row['cpu_s']} |")
         lines.append(
             f"\nnextray / {result['best_peer']}: {result['ratio']:.3f} "
             f"({result['ratio_low']:.3f} to {result['ratio_high']:.3f})"
