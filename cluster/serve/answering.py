@@ -26,9 +26,12 @@ from cluster.serve.schemas import (
 )
 from cluster.serve.state import GatewayState, Ranked, retry_later
 from rec.data.events import Event, Impression
+from rec.errors import RecError
+from rec.models.segments import attribute_text
 from rec.ranking import requests as asking
 from rec.ranking.fatigue import MAX_LISTS, count_shown
 from rec.ranking.feedback import LOG_ERRORS
+from rec.stages.profiles import stored_profile
 
 GATEWAY_TIMEOUT = 504
 _log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ async def answer_list(
     await read_shown(state, asker)
     request = asking.Request(
         history=tuple(asker.history),
+        profile=await read_profile(state, asker, body.profile),
         shown=asker.shown,
         k=body.k,
         exclude=frozenset(body.exclude),
@@ -136,6 +140,23 @@ async def read_shown(state: GatewayState, asker: Asker) -> None:
         return
     asker.shown = count_shown(lists, asker.history, now_ms=time.time_ns() // 1_000_000)
     asker.timings_s["shown"] = time.perf_counter() - start
+
+
+async def read_profile(
+    state: GatewayState, asker: Asker, given: Mapping[str, bool | int | float | str]
+) -> Mapping[str, str]:
+    """Return the attributes of a user without events: those that came along, over those stored."""
+    if asker.history:
+        return {}
+    stored: Mapping[str, str] = {}
+    table = state.release.attributes
+    if asker.user_id is not None and table is not None:
+        try:
+            stored = await asyncio.to_thread(stored_profile, state.workspace, table, asker.user_id)
+        except (OSError, ValueError, RecError):
+            _log.exception("the attributes of a user cannot be read")
+            asker.degraded.append("profile_unavailable")
+    return {**stored, **{name: attribute_text(value) for name, value in given.items()}}
 
 
 async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranked:

@@ -13,6 +13,8 @@ Name256 = Annotated[str, Field(min_length=1, max_length=256)]
 FilterValues = Annotated[list[Name256], Field(max_length=100)]
 AttributeValue = bool | int | float | Annotated[str, Field(max_length=1000)] | None
 
+ProfileValue = bool | int | float | Name256
+
 
 class _Strict(BaseModel):
     """Refuse fields that nobody reads: a misspelt one must not pass in silence."""
@@ -64,6 +66,8 @@ class RecommendBody(_Strict):
     k: Annotated[int, Field(ge=1, le=100)] = 10
     filters: Annotated[dict[Name, FilterValues], Field(max_length=10)] = {}
     exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
+    profile: Annotated[dict[Name, ProfileValue], Field(max_length=50)] = {}
+    """Attributes of the user, over those of the users' file; for users without events."""
     penalty_weight: Annotated[float, Field(ge=0, le=10)] | None = None
     exclude_seen: bool | None = None
     diversity: Annotated[float, Field(ge=0, le=1)] | None = None

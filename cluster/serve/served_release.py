@@ -7,8 +7,16 @@ from pathlib import Path
 
 import polars as pl
 
-from rec.ranking.release import ENCODER_FILE, ITEMS_FILE, POPULARITY_FILE, RELEASE_FILE
+from rec.artifacts import read_artifact
+from rec.ranking.release import (
+    ENCODER_FILE,
+    ITEMS_FILE,
+    POPULARITY_FILE,
+    RELEASE_FILE,
+    SEGMENTS_FILE,
+)
 from rec.ranking.requests import RankedItem, Request
+from rec.stages.catalog import USERS_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +34,8 @@ class ServedRelease:
     """``item_id, title, cold_score``, best cold start first."""
     schema: Mapping[str, pl.DataType]
     """Types of the catalog's columns, which a new item must keep."""
+    attributes: Path | None
+    """The catalog's table of users, where their attributes say what new users like."""
     encoder_model: str
     template: str
     """What the encoder reads of an item."""
@@ -49,6 +59,7 @@ class ServedRelease:
             item_ids=frozenset(popular["item_id"].to_list()),
             popular=popular.select("item_id", "title", "cold_score"),
             schema=pl.read_parquet_schema(folder / ITEMS_FILE),
+            attributes=_attributes(folder),
             encoder_model=encoder["model"],
             template=encoder["template"],
         )
@@ -78,3 +89,11 @@ class ServedRelease:
                 range(1, request.k + 1), rows, strict=False
             )
         ]
+
+
+def _attributes(folder: Path) -> Path | None:
+    catalog = read_artifact(folder).parents.get("catalog")
+    if catalog is None or not (folder / SEGMENTS_FILE).is_file():
+        return None
+    path = folder.parent.parent / "catalog" / catalog / USERS_FILE
+    return path if path.is_file() else None

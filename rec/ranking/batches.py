@@ -39,7 +39,7 @@ class RankedBatch:
         relevance: float32 ``(B, k)``: the ranker's log-odds; without a ranker the cosine, and for
             users without events the popularity in 0..1.
         penalties: name -> float32 ``(B, k)``, standardised; see :mod:`rec.ranking.penalties`.
-        sources: int8 ``(B, k)``, indexes into ``SOURCES``; -1 for a pinned item.
+        sources: int8 ``(B, k)``, indexes into ``SOURCE_NAMES``; -1 for a pinned item.
         propensities: float64 ``(B, k)``, 1.0 without exploration.
         notes: for each user, why the list is not what was asked for.
         is_cold: bool ``(B,)``, the user has no events.

@@ -30,6 +30,9 @@ SOURCES = (
     "newest_popularity",
 )
 """What proposes candidates; an item named by several is called by the one that ranks it best."""
+SOURCE_NAMES = (*SOURCES, "segment")
+"""Beside them, what is popular with users of the same attributes."""
+SEGMENT_CODE = SOURCE_NAMES.index("segment")
 _QUOTA = (1.0, 1.0, 0.6, 0.4, 0.4, 0.4, 0.3, 0.2, 0.4, 0.4, 0.4)
 """Share of ``num_candidates`` that each source may propose."""
 RANKED = (

@@ -5,6 +5,7 @@ Pinned items stand first, blocked ones nowhere; both are the release's, not a re
 Shapes: B users, V items, C candidates per user, D width, k places, X pairs.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +75,7 @@ class ListMaker:
         shown: NDArray[np.int64],
         excluded: NDArray[np.int64],
         allowed: NDArray[np.bool_] | None,
+        lifts: Mapping[int, NDArray[np.float32]],
     ) -> RankedBatch:
         """Return the lists of a block of users.
 
@@ -85,6 +87,7 @@ class ListMaker:
             shown: int64 ``(3, X)``: row, item index, times shown and not taken.
             excluded: int64 ``(2, X)``, pairs of row and item index.
             allowed: bool ``(V,)`` or ``(B, V)``.
+            lifts: row -> float32 ``(V,)`` of users without events who are in a segment.
         """
         num_users = histories.num_users
         rows = histories.rows()
@@ -99,6 +102,7 @@ class ListMaker:
             hides_seen=asked.hides_seen,
             hidden=np.concatenate([seen, excluded, *ruled_out], axis=1),
             allowed=allowed,
+            lifts=lifts,
         )
         num_pinned = np.zeros(num_users, dtype=np.int64)
         if len(self._pinned):

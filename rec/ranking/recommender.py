@@ -24,9 +24,10 @@ from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
 from rec.errors import ArtifactError, DataError
 from rec.models.inference import embed_histories
+from rec.models.segments import Profile, Segments
 from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pairs_with
 from rec.ranking.explaining import Explainer
-from rec.ranking.features import SOURCES
+from rec.ranking.features import SOURCE_NAMES
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex
 from rec.ranking.listing import ListMaker
@@ -38,6 +39,8 @@ from rec.ranking.scoring import Scorer
 from rec.ranking.searching import TextSearch
 
 MISSING_QUERIES = "query_embeddings_missing"
+PROFILE_UNKNOWN = "profile_unknown"
+"""No value of the profile is one whose users were worth telling apart."""
 PINNED = "pinned"
 _LEDGER_USERS = 16
 """Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
@@ -65,6 +68,10 @@ class Recommender:
         self._finder = CandidateFinder(files, self._index)
         self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
         self._scorer = Scorer(files)
+        self._segments = None
+        if files.segments is not None:
+            counts = files.counts.sort("item_index")["count"].to_numpy()
+            self._segments = Segments(files.segments, num_items=len(counts), counts=counts)
         self._explainer = Explainer(files, self._finder)
         self._blocked = self._named("blocked", self.ranking.blocked)
         self._lists = ListMaker(
@@ -115,6 +122,7 @@ class Recommender:
             shown=batch.shown,
             excluded=batch.excluded,
             allowed=self._allowed(requests),
+            profiles=[request.profile for request in requests],
         )
         lists = []
         for row, request in enumerate(requests):
@@ -131,6 +139,8 @@ class Recommender:
                     language=request.language,
                 )
             notes = ranked.notes[row]
+            if request.profile and not (batch.histories.lengths[row] or self._in_segment(request)):
+                notes = (PROFILE_UNKNOWN, *notes)
             if row in batch.lacks_queries:
                 notes = (MISSING_QUERIES, *notes)
             lists.append(RankedList(items=items, degraded=notes))
@@ -151,6 +161,7 @@ class Recommender:
         shown: NDArray[np.int64] | None = None,
         excluded: NDArray[np.int64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
+        profiles: Sequence[Profile] | None = None,
     ) -> RankedBatch:
         """Return the lists of all histories.
 
@@ -167,6 +178,8 @@ class Recommender:
             shown: int64 ``(3, X)``: row, item index, times shown and not taken.
             excluded: int64 ``(2, X)``, pairs of row and item index.
             allowed: bool ``(V,)`` or ``(B, V)``.
+            profiles: attributes of each user; they choose the segment whose popularity a user
+                without events gets.
         """
         num_users = histories.num_users
         block = _LEDGER_USERS if self._scorer.ledger is not None else max(1, num_users)
@@ -198,10 +211,21 @@ class Recommender:
                     width=width,
                     shown=pairs_of(times, rows),
                     excluded=pairs_of(pairs, rows),
+                    lifts=self._lifts(mine, rows, profiles),
                     allowed=allowed[rows] if allowed is not None and allowed.ndim == 2 else allowed,
                 )
             )
         return join_batches(parts)
+
+    def _lifts(
+        self, histories: Sequences, rows: NDArray[np.int64], profiles: Sequence[Profile] | None
+    ) -> dict[int, NDArray[np.float32]]:
+        if self._segments is None or profiles is None:
+            return {}
+        return self._segments.lifts([profiles[row] for row in rows], histories.lengths == 0)
+
+    def _in_segment(self, request: Request) -> bool:
+        return self._segments is not None and self._segments.lift(request.profile) is not None
 
     def _named(self, flag: str, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return item indexes; a rule about an item that left the catalog is passed over."""
@@ -341,7 +365,7 @@ class Recommender:
                 title=self._titles[item - 1],
                 position=place + 1,
                 score=float(ranked.scores[row, place]),
-                source=PINNED if (code := int(ranked.sources[row, place])) < 0 else SOURCES[code],
+                source=_source_name(int(ranked.sources[row, place])),
                 propensity=float(ranked.propensities[row, place]),
                 terms={
                     "relevance": float(ranked.relevance[row, place]),
@@ -351,6 +375,10 @@ class Recommender:
             for place, item in enumerate(ranked.items[row, :k].tolist())
             if item > 0
         )
+
+
+def _source_name(code: int) -> str:
+    return PINNED if code < 0 else SOURCE_NAMES[code]
 
 
 def load_current(workspace: Path) -> Recommender:

@@ -4,7 +4,7 @@
 text embeddings (``text``, row 0 = padding) and e_i (``items``), ``model.safetensors`` the towers,
 ``release.json`` configuration: model, ranking, encoder, fingerprint, event types. With a ranker,
 ``sources.safetensors`` what the candidate sources know, ``ranker.json`` and ``ranker.*.txt`` its
-trees.
+trees. Where users had attributes, ``segments.parquet`` what the users of each value prefer.
 """
 
 import json
@@ -33,6 +33,7 @@ ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 MODEL_FILE = "model.safetensors"
 SOURCES_FILE = "sources.safetensors"
+SEGMENTS_FILE = "segments.parquet"
 ANSWER_FILES = (
     RELEASE_FILE,
     ENCODER_FILE,
@@ -127,6 +128,8 @@ class ReleaseFiles:
     ranker: Ranker | None = None
     tables: SourceTables | None = None
     """What the ranker's sources know; there exactly where a ranker is."""
+    segments: pl.DataFrame | None = None
+    """Lifts of items by user attribute, see ``rec.models.segments``; where users had attributes."""
     withdrawn: NDArray[np.bool_] | None = None
     """bool ``(V,)``, items that must not be shown any more; never written, see ``live_catalog``."""
 
@@ -149,6 +152,8 @@ def write_release_files(folder: Path, files: ReleaseFiles) -> None:
             "pseudonymized": files.is_pseudonymized,
         },
     )
+    if files.segments is not None:
+        files.segments.write_parquet(folder / SEGMENTS_FILE, compression="zstd")
     if files.ranker is not None and files.tables is not None:
         save_tables(files.tables, folder / SOURCES_FILE)
         save_ranker(files.ranker, folder)
@@ -193,4 +198,5 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         is_pseudonymized=values["pseudonymized"],
         ranker=load_ranker(folder) if has_ranker else None,
         tables=load_tables(folder / SOURCES_FILE) if has_ranker else None,
+        segments=pl.read_parquet(path) if (path := folder / SEGMENTS_FILE).is_file() else None,
     )

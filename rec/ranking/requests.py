@@ -33,6 +33,8 @@ class Request:
         shown: item id -> times it was shown to the user of late and not taken.
         query_embeddings: query text -> float32 ``(D_text,)`` from the release's encoder. Queries
             of the history that are missing here are skipped and reported in ``degraded``.
+        profile: the user's attributes, name -> value as text. They choose the segment whose
+            popularity a user without events gets; with events they change nothing.
         candidates: item ids to choose from; ``None`` for the whole catalog.
     """
 
@@ -49,6 +51,7 @@ class Request:
     seed: int = 0
     shown: Mapping[str, int] = field(default_factory=dict)
     query_embeddings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    profile: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[str, ...] | None = None
 
 

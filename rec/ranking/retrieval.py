@@ -3,8 +3,8 @@
 Shapes: B users, V items, C candidates per user, D width, k places.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rec.data.sequences import Sequences
-from rec.ranking.features import CANDIDATE_EVENTS, SOURCES, find_candidates
+from rec.ranking.features import CANDIDATE_EVENTS, SEGMENT_CODE, SOURCES, find_candidates
 from rec.ranking.index import ExactIndex
 from rec.ranking.ranker import Ranker
 from rec.ranking.release import ReleaseFiles
@@ -32,7 +32,7 @@ class Found:
         items: int64, item indexes.
         relevance: float32: the ranker's log-odds; without a ranker the cosine, and for users
             without events the popularity in 0..1.
-        sources: int8, indexes into ``SOURCES``.
+        sources: int8, indexes into ``SOURCE_NAMES``.
     """
 
     items: Tensor
@@ -74,6 +74,16 @@ class Found:
         )
 
 
+def _lifted(found: Found, lift: NDArray[np.float32], *, by_ranker: bool) -> Found:
+    """Return one user's candidates with the segment's say: log-odds plus the log, else times it."""
+    own = torch.from_numpy(lift)[(found.items - 1).clamp(min=0)]
+    return replace(
+        found,
+        relevance=found.relevance + own.log() if by_ranker else found.relevance * own,
+        sources=torch.full_like(found.sources, SEGMENT_CODE),
+    )
+
+
 class CandidateFinder:
     """Find what one release proposes to a user."""
 
@@ -92,6 +102,7 @@ class CandidateFinder:
         hides_seen: NDArray[np.bool_],
         hidden: NDArray[np.int64],
         allowed: NDArray[np.bool_] | None,
+        lifts: Mapping[int, NDArray[np.float32]] | None = None,
     ) -> Found:
         """Return everyone's candidates: by the ranker where it has trees, else by cosine.
 
@@ -102,23 +113,33 @@ class CandidateFinder:
             hides_seen: bool ``(B,)``, picks the ranker's trees; ``hidden`` says what is left out.
             hidden: int64 ``(2, X)``, pairs of row and item index that must not appear.
             allowed: bool ``(V,)`` or ``(B, V)``, items that may appear; all if absent.
+            lifts: row -> float32 ``(V,)`` of users without events who are in a segment.
         """
+        lifts = lifts or {}
         ranker, tables = self._files.ranker, self._files.tables
         known = set() if ranker is None or tables is None else set(ranker.trees)
         modes = np.where(hides_seen, "new", "all")
         modes[~np.isin(modes, list(known))] = ""
+        own_rows = np.asarray(sorted(lifts), dtype=np.int64)
+        in_segment = np.isin(np.arange(histories.num_users), own_rows)
         blocks = []
         size = max(1, _BLOCK_CELLS // max(1, self._files.items.height))
-        for mode in np.unique(modes):
-            rows = np.flatnonzero(modes == mode)
+        groups = [
+            (mode, np.flatnonzero((modes == mode) & ~in_segment)) for mode in np.unique(modes)
+        ]
+        groups += [(modes[row], np.asarray([row])) for row in own_rows.tolist()]
+        for mode, rows in groups:
             for start in range(0, len(rows), size):
                 picks = rows[start : start + size]
+                lift = lifts.get(int(picks[0]))
                 place = np.full(histories.num_users, -1)
                 place[picks] = np.arange(len(picks))
                 mine = hidden[:, place[hidden[0]] >= 0]
                 mine = np.stack([place[mine[0]], mine[1]])
                 mask = allowed[picks] if allowed is not None and allowed.ndim == 2 else allowed
                 chosen = histories.select_users(picks)
+                if lift is not None:
+                    mask = self._best_of_segment(lift, k=k, hidden=mine, allowed=mask)
                 if mode and ranker is not None and tables is not None:
                     found = self._by_ranker(
                         ranker, tables, chosen, users[picks], mode=str(mode), k=k,
@@ -128,6 +149,8 @@ class CandidateFinder:
                     found = self._by_cosine(
                         users[picks], chosen.lengths == 0, k=k, hidden=mine, allowed=mask
                     )
+                if lift is not None:
+                    found = _lifted(found, lift, by_ranker=bool(mode))
                 blocks.append((picks, found))
         width = max((found.items.shape[1] for _, found in blocks), default=0)
         shape = (histories.num_users, width)
@@ -142,6 +165,28 @@ class CandidateFinder:
             merged.relevance[picks, span] = found.relevance
             merged.sources[picks, span] = found.sources
         return merged
+
+    def _best_of_segment(
+        self,
+        lift: NDArray[np.float32],
+        *,
+        k: int,
+        hidden: NDArray[np.int64],
+        allowed: NDArray[np.bool_] | None,
+    ) -> NDArray[np.bool_]:
+        """Return the items that are most popular with a segment, bool ``(1, V)``.
+
+        By its own taste, or what only the segment likes would never be a candidate.
+        """
+        scores = (self._popularity + 1e-6).numpy() * lift
+        if allowed is not None:
+            scores = np.where(np.broadcast_to(allowed, (1, len(lift)))[0], scores, -np.inf)
+        scores[hidden[1] - 1] = -np.inf
+        width = min(len(scores), max(k, self._files.ranking.num_candidates))
+        best = np.argsort(-scores, kind="stable")[:width]
+        mask = np.zeros((1, len(scores)), dtype=np.bool_)
+        mask[0, best] = np.isfinite(scores[best])
+        return mask
 
     def find_given(
         self,

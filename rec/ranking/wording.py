@@ -161,6 +161,8 @@ def _common_ground(piece: Evidence, language: Language) -> str:
 def _without_evidence(words: Words, language: Language) -> str:
     if words.source == "pinned":
         return "店铺推荐。" if language == "zh" else "Chosen by the shop."
+    if words.source == "segment":
+        return "受与您相似的用户欢迎。" if language == "zh" else "Popular with users like you."
     if not words.has_history or words.source in _POPULAR:
         return "受其他用户欢迎。" if language == "zh" else "Popular with other users."
     if language == "zh":

@@ -101,6 +101,12 @@ def prepare_catalog(
     return made, False
 
 
+def load_attributes(catalog: Path) -> pl.DataFrame | None:
+    """Return the user attributes of a catalog's folder, by stored id; ``None`` without any."""
+    path = catalog / USERS_FILE
+    return pl.read_parquet(path) if path.is_file() else None
+
+
 def erased_setting(tombstones: frozenset[str]) -> dict[str, str]:
     """Return what names an artifact that leaves erased users out; nothing if there are none."""
     if not tombstones:

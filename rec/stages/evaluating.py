@@ -36,13 +36,19 @@ from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
 from rec.evaluation.report import render_report
 from rec.evaluation.slicing import frequency_labels
 from rec.evaluation.sweeping import DEFAULT_WEIGHTS, Scoring, sweep_penalty
+<<<<<<< HEAD
 from rec.models.baselines import ScoredLists, count_items
 from rec.models.standard_baselines import fit_baselines
+=======
+from rec.models.baselines import ScoredLists, count_items, fit_baselines
+from rec.models.segments import Profile, user_profiles
+>>>>>>> 90afe0b (ranking: give users without events what users of their attributes like)
 from rec.models.text_tower import TextTower
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles, ranking_from
 from rec.ranking.retrieval import Found
 from rec.ranking.scoring import groups_of
+from rec.stages.catalog import load_attributes
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import load_embeddings
 from rec.stages.fitting import cosine_scorer
@@ -98,14 +104,25 @@ class ServedLists:
 
     name = "nextray"
 
-    def __init__(self, recommender: Recommender, *, query_embeddings: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        query_embeddings: NDArray[np.float32],
+        profiles: Mapping[str, Profile] | None = None,
+    ) -> None:
         self._recommender = recommender
         self._queries = query_embeddings
+        self._profiles = profiles or {}
 
     def top_k(self, histories: Sequences, *, k: int, exclude_seen: bool) -> NDArray[np.int32]:
         """Return int32 ``(B, k)`` item indexes, 0 where none is left."""
         ranked = self._recommender.rank(
-            histories, k=k, query_embeddings=self._queries, exclude_seen=exclude_seen
+            histories,
+            k=k,
+            query_embeddings=self._queries,
+            exclude_seen=exclude_seen,
+            profiles=[self._profiles.get(user_id, {}) for user_id in histories.user_ids],
         )
         return ranked.items.astype(np.int32)
 
@@ -160,6 +177,7 @@ def evaluate_index(
         )
     ranking = ranking_from(index.manifest["config"])
     items = load_items(catalog.path)
+    attributes = load_attributes(catalog.path)
     query_embeddings = load_embeddings(embeddings)[1]
     folds = _folds(sequences, config)
     results, ours, files, towers = [], None, None, []
@@ -172,9 +190,12 @@ def evaluate_index(
             weights=EVALUATED,
             ranking=ranking,
             is_pseudonymized=False,
+            attributes=attributes,
         )
         ours = ServedLists(
-            Recommender(files, release=index.name), query_embeddings=query_embeddings
+            Recommender(files, release=index.name),
+            query_embeddings=query_embeddings,
+            profiles=user_profiles(attributes),
         )
         towers = _towers(files, embeddings, config)
         texts = [tower for tower in towers if tower.name == TextTower.name]

@@ -21,11 +21,17 @@ from rec.errors import ArtifactError
 from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
 from rec.models.inference import embed_items, place_by_kin
+from rec.models.segments import build_segments
 from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
 from rec.ranking.sources import build_tables
+<<<<<<< HEAD
 from rec.stages.train_settings import settings_from
 from rec.stages.training import SERVED, build_model, load_model
+=======
+from rec.stages.catalog import load_attributes
+from rec.stages.training import SERVED, build_model, load_model, settings_from
+>>>>>>> 90afe0b (ranking: give users without events what users of their attributes like)
 
 RECENT_DAYS = 7
 
@@ -55,6 +61,7 @@ def index(workspace: Path, *, ranking: RankingConfig) -> tuple[Artifact, bool]:
         weights=SERVED,
         ranking=ranking,
         is_pseudonymized=log.manifest["details"]["pseudonymized"],
+        attributes=load_attributes(catalog.path),
     )
     with write_artifact(workspace, "indexes", config=ranking, parents=parents) as draft:
         write_release_files(draft.path, files)
@@ -78,6 +85,7 @@ def release_files(
     weights: str,
     ranking: RankingConfig,
     is_pseudonymized: bool,
+    attributes: pl.DataFrame | None = None,
 ) -> ReleaseFiles:
     """Return what answers requests with one set of a model's weights.
 
@@ -89,6 +97,7 @@ def release_files(
         weights: ``EVALUATED`` or ``SERVED``.
         ranking: how lists are made.
         is_pseudonymized: whether user ids are stored as pseudonyms.
+        attributes: of the users, for cold starts.
     """
     settings = settings_from(model.manifest["config"])
     towers = load_model(
@@ -121,6 +130,7 @@ def release_files(
         is_pseudonymized=is_pseudonymized,
         ranker=ranker,
         tables=tables,
+        segments=None if attributes is None else build_segments(sequences, attributes),
     )
 
 

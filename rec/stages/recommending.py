@@ -1,7 +1,7 @@
 """Batch recommendation: every user's list from the current release, written as one Parquet file."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from rec.data.files import list_files, read_chunks
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ConfigError, DataError
+from rec.models.segments import Profile, user_profiles
 from rec.ranking.recommender import Recommender, current_release
 from rec.spread import Spread, in_process
+from rec.stages.catalog import load_attributes
 from rec.stages.embedding import load_embeddings
 from rec.stages.preparation import KEY_FILE
 
@@ -30,6 +32,8 @@ class Block:
 
     rows: NDArray[np.int64]
     user_ids: Sequence[str]
+    """As the answer names them."""
+    stored_ids: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,8 @@ class RecommendBlock:
     query_embeddings: NDArray[np.float32]
     k: int
     exclude_seen: bool | None
+    profiles: Mapping[str, Profile]
+    """Of users, by stored id."""
 
     def __call__(self, block: Block) -> dict[str, Any]:
         """Return the columns ``user_id, position, item_id, score`` of the block's lists."""
@@ -51,6 +57,7 @@ class RecommendBlock:
             k=self.k,
             query_embeddings=self.query_embeddings,
             exclude_seen=self.exclude_seen,
+            profiles=[self.profiles.get(key, {}) for key in block.stored_ids],
         )
         rows, places = np.nonzero(ranked.items)
         item_ids = np.asarray(["", *self.recommender.item_ids], dtype=object)
@@ -98,16 +105,21 @@ def recommend(
     stored = list(sequences.user_ids)
     if users is None:
         asked, rows = stored, np.arange(len(stored))
+        keys: Sequence[str] = stored
     else:
         asked = _read_user_ids(users)
-        keys: Sequence[str] = asked
+        keys = asked
         log = read_artifact(workspace / "events" / release.parents["events"])
         if log.manifest["details"]["pseudonymized"]:
             keys = pseudonyms(asked, load_or_create_key(workspace / KEY_FILE))
         row_of = {user_id: row for row, user_id in enumerate(stored)}
         rows = np.asarray([row_of.get(key, -1) for key in keys], dtype=np.int64)
     blocks = [
-        Block(rows=rows[start : start + BLOCK_USERS], user_ids=asked[start : start + BLOCK_USERS])
+        Block(
+            rows=rows[start : start + BLOCK_USERS],
+            user_ids=asked[start : start + BLOCK_USERS],
+            stored_ids=keys[start : start + BLOCK_USERS],
+        )
         for start in range(0, len(rows), BLOCK_USERS)
     ]
     make = _factory(workspace, release.path, k=k, exclude_seen=exclude_seen, threads=num_threads)
@@ -149,6 +161,7 @@ def _factory(
             query_embeddings=load_embeddings(embeddings)[1],
             k=k,
             exclude_seen=exclude_seen,
+            profiles=user_profiles(load_attributes(workspace / "catalog" / parents["catalog"])),
         )
 
     return make
