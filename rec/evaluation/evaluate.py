@@ -14,12 +14,14 @@ from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet
 from rec.errors import DataError
 from rec.evaluation.beyond_accuracy import debiased_ndcg_at_k, intra_list_diversity_at_k
+from rec.evaluation.bilingual import LanguagePair, language_pairs
 from rec.evaluation.classification import (
     accuracy_at_k,
     f1_at_k,
     group_auc_at_k,
     roc_auc_at_k,
 )
+from rec.evaluation.popularity_bias import PopularityBias, popularity_bias
 from rec.evaluation.ranking_metrics import (
     coverage_at_k,
     gini_at_k,
@@ -61,6 +63,9 @@ class Evaluation:
             or a ratio above 1, says that the first is better.
         slices: by length of history, see ``HISTORY_SLICES``; the other models beside the first.
         facets: facet -> label -> the targets of that label alone; empty where none was asked for.
+        bias: what is shown against what is asked for, by popularity.
+        languages: users by their history's language, targets by their own; where a facet names
+            ``language`` and the catalog has two.
     """
 
     k: int
@@ -71,6 +76,8 @@ class Evaluation:
     comparisons: Mapping[str, Interval]
     slices: Mapping[str, Slice]
     facets: Mapping[str, Mapping[str, Slice]] = field(default_factory=dict)
+    bias: PopularityBias | None = None
+    languages: Sequence[LanguagePair] = ()
 
     @property
     def name(self) -> str:
@@ -90,6 +97,8 @@ class Evaluation:
                 facet: {name: asdict(value) for name, value in slices.items()}
                 for facet, slices in self.facets.items()
             },
+            "popularity_bias": None if self.bias is None else asdict(self.bias),
+            "languages": [asdict(pair) for pair in self.languages],
         }
 
 
@@ -138,7 +147,7 @@ def evaluate(
     user_ndcg: dict[str, NDArray[np.float64]] = {}
     all_lists: dict[str, NDArray[np.int32]] = {}
     for model in models:
-        lists = _make_lists(
+        lists = make_lists(
             model,
             test.histories,
             k=k,
@@ -168,6 +177,8 @@ def evaluate(
             facet: slice_by_target(all_lists, test, labels)
             for facet, labels in (facets or {}).items()
         },
+        bias=popularity_bias(all_lists, targets=test.targets, counts=counts),
+        languages=language_pairs(all_lists, test, (facets or {}).get("language", ())),
     )
 
 
@@ -207,18 +218,18 @@ def order_gate(
     }
     result = {}
     for name, variant in variants.items():
-        lists = _make_lists(model, variant, k=k, exclude_seen=exclude_seen, batch_size=batch_size)
+        lists = make_lists(model, variant, k=k, exclude_seen=exclude_seen, batch_size=batch_size)
         result[name] = float(ndcg_at_k(lists, test.target_offsets, test.targets).mean())
     return result
 
 
-def _make_lists(
+def make_lists(
     model: TopKModel,
     histories: Sequences,
     *,
     k: int,
     exclude_seen: bool,
-    batch_size: int,
+    batch_size: int = 512,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> NDArray[np.int32]:
     """Ask a model for all lists, int32 ``(B, k)``, a batch of users at a time."""

@@ -5,12 +5,15 @@ policy forbids the rest. Everything that comes from outside (names, details) is 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 
 from rec.evaluation.calibration import Reliability
 from rec.evaluation.evaluate import Evaluation
+from rec.evaluation.prefixes import PrefixCurve
+from rec.evaluation.report_html import section, table
 from rec.evaluation.report_plots import draw_lengths, draw_reliability, draw_sweep
+from rec.evaluation.report_users import bias_section, language_section, prefix_section
 from rec.evaluation.report_words import WORDS, Language
 from rec.evaluation.significance import Interval
 from rec.evaluation.sweeping import Sweep
@@ -52,6 +55,7 @@ def render_report(
     order_gate: Mapping[str, float] | None,
     sweep: Sweep | None = None,
     calibration: Reliability | None = None,
+    prefixes: PrefixCurve | None = None,
     data_card: str | None = None,
     language: Language = "en",
 ) -> str:
@@ -66,6 +70,7 @@ def render_report(
             leaves the section out.
         sweep: what each lambda of popularity gives; left out if absent.
         calibration: of the ranker's probabilities; left out if absent.
+        prefixes: NDCG by number of known events; left out if absent.
         data_card: where the log's page lies, relative to this one; no link if absent.
         language: of the page's own words; names and details stay as they are.
     """
@@ -80,9 +85,14 @@ def render_report(
         _metrics(evaluation, words),
         _comparisons(evaluation, words),
         _slices(evaluation, words),
+        prefix_section(prefixes, evaluation.name, words) if prefixes else "",
         _facets(evaluation, words) if evaluation.facets else "",
+        language_section(evaluation.languages, evaluation.name, words)
+        if evaluation.languages
+        else "",
+        bias_section(evaluation.bias, evaluation.name, words) if evaluation.bias else "",
         _sweep(sweep, words) if sweep else "",
-        _section(words["calibration"], draw_reliability(calibration, words)) if calibration else "",
+        section(words["calibration"], draw_reliability(calibration, words)) if calibration else "",
         _order_gate(order_gate, words) if order_gate else "",
         _details(details, words) if details else "",
         f'<p><a href="{escape(data_card)}">{words["card"]}</a></p>' if data_card else "",
@@ -143,8 +153,8 @@ def _metrics(evaluation: Evaluation, words: Mapping[str, str]) -> str:
         [name, *(f"{values[column]:.4f}" for column in columns)]
         for name, values in evaluation.metrics.items()
     ]
-    table = _table([words["model"], *columns], rows, highlight=evaluation.name)
-    return _section(words["metrics"], f"{table}\n<p>{escape(words['degenerate'])}</p>")
+    made = table([words["model"], *columns], rows, highlight=evaluation.name)
+    return section(words["metrics"], f"{made}\n<p>{escape(words['degenerate'])}</p>")
 
 
 def _comparisons(evaluation: Evaluation, words: Mapping[str, str]) -> str:
@@ -162,7 +172,7 @@ def _comparisons(evaluation: Evaluation, words: Mapping[str, str]) -> str:
             ]
         )
     header = [words["model"], words["difference"], words["ratio"], words["verdict"]]
-    return _section(words["comparisons"], _table(header, rows))
+    return section(words["comparisons"], table(header, rows))
 
 
 def _ratio(interval: Interval) -> str:
@@ -181,9 +191,9 @@ def _slices(evaluation: Evaluation, words: Mapping[str, str]) -> str:
         [name, *(f"{part.ndcg[name]:.4f}" if part.num_users else "–" for part in parts.values())]
         for name in evaluation.metrics
     ]
-    table = _table(header, rows, highlight=evaluation.name)
+    made = table(header, rows, highlight=evaluation.name)
     curve = draw_lengths(parts, evaluation.name, words)
-    return _section(words["slices"], f"{table}\n{curve}")
+    return section(words["slices"], f"{made}\n{curve}")
 
 
 def _facets(evaluation: Evaluation, words: Mapping[str, str]) -> str:
@@ -196,9 +206,9 @@ def _facets(evaluation: Evaluation, words: Mapping[str, str]) -> str:
             [name, *(f"{part.ndcg[name]:.4f}" for part in slices.values())]
             for name in evaluation.metrics
         ]
-        table = _table([words["model"], *labels], rows, highlight=evaluation.name)
-        content.append(f"<h3>{escape(words.get(facet, facet))}</h3>\n{table}")
-    return _section(words["facets"], "\n".join(content))
+        made = table([words["model"], *labels], rows, highlight=evaluation.name)
+        content.append(f"<h3>{escape(words.get(facet, facet))}</h3>\n{made}")
+    return section(words["facets"], "\n".join(content))
 
 
 def _sweep(sweep: Sweep, words: Mapping[str, str]) -> str:
@@ -216,17 +226,17 @@ def _sweep(sweep: Sweep, words: Mapping[str, str]) -> str:
         rows.append([*row, "✓" if point.is_on_front else ""])
     reason = words["chosen" if sweep.recommended else "kept"]
     said = words["recommended"].replace("{weight}", f"{sweep.recommended:g}")
-    table = _table([*header, words["on_front"]], rows, highlight=f"{sweep.recommended:g}")
+    made = table([*header, words["on_front"]], rows, highlight=f"{sweep.recommended:g}")
     text = escape(said.replace("{reason}", reason))
-    return _section(words["sweep"], f"{draw_sweep(sweep, words)}\n<p>{text}</p>\n{table}")
+    return section(words["sweep"], f"{draw_sweep(sweep, words)}\n<p>{text}</p>\n{made}")
 
 
 def _order_gate(order_gate: Mapping[str, float], words: Mapping[str, str]) -> str:
     rows = [[words.get(name, name), f"{value:.4f}"] for name, value in order_gate.items()]
     is_ordered = order_gate["shuffled"] < _BAG_SHARE * order_gate["ordered"]
     verdict = words["passed" if is_ordered else "failed"]
-    table = _table([words["order"], words["ndcg"]], rows)
-    return _section(words["order_gate"], f"<p>{escape(verdict)}</p>\n{table}")
+    made = table([words["order"], words["ndcg"]], rows)
+    return section(words["order_gate"], f"<p>{escape(verdict)}</p>\n{made}")
 
 
 def _details(details: Mapping[str, object], words: Mapping[str, str]) -> str:
@@ -234,26 +244,10 @@ def _details(details: Mapping[str, object], words: Mapping[str, str]) -> str:
         f"<tr><td>{escape(name)}</td><td>{escape(_text(value))}</td></tr>"
         for name, value in details.items()
     )
-    return _section(words["details"], f'<table class="details">\n{rows}\n</table>')
+    return section(words["details"], f'<table class="details">\n{rows}\n</table>')
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<h2>{escape(heading)}</h2>\n{content}"
-
-
-def _table(
-    header: Iterable[str], rows: Iterable[list[str]], *, highlight: str | None = None
-) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    lines = []
-    for row in rows:
-        marked = ' class="ours"' if row[0] == highlight else ""
-        lines.append(f"<tr{marked}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>")
-    body = "\n".join(lines)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'

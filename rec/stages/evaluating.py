@@ -33,16 +33,13 @@ from rec.errors import ConfigError
 from rec.evaluation.calibration import Reliability, reliability
 from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
 from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
+from rec.evaluation.prefixes import prefix_curve
 from rec.evaluation.report import render_report
 from rec.evaluation.slicing import frequency_labels
 from rec.evaluation.sweeping import DEFAULT_WEIGHTS, Scoring, sweep_penalty
-<<<<<<< HEAD
-from rec.models.baselines import ScoredLists, count_items
-from rec.models.standard_baselines import fit_baselines
-=======
-from rec.models.baselines import ScoredLists, count_items, fit_baselines
+from rec.models.baselines import Popularity, ScoredLists, count_items
 from rec.models.segments import Profile, user_profiles
->>>>>>> 90afe0b (ranking: give users without events what users of their attributes like)
+from rec.models.standard_baselines import fit_baselines
 from rec.models.text_tower import TextTower
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles, ranking_from
@@ -102,22 +99,22 @@ class EvaluationConfig:
 class ServedLists:
     """Make lists with a recommender, as serving would."""
 
-    name = "nextray"
-
     def __init__(
         self,
         recommender: Recommender,
         *,
         query_embeddings: NDArray[np.float32],
         profiles: Mapping[str, Profile] | None = None,
+        name: str = "nextray",
     ) -> None:
-        self._recommender = recommender
+        self.name = name
+        self.recommender = recommender
         self._queries = query_embeddings
         self._profiles = profiles or {}
 
     def top_k(self, histories: Sequences, *, k: int, exclude_seen: bool) -> NDArray[np.int32]:
         """Return int32 ``(B, k)`` item indexes, 0 where none is left."""
-        ranked = self._recommender.rank(
+        ranked = self.recommender.rank(
             histories,
             k=k,
             query_embeddings=self._queries,
@@ -131,7 +128,7 @@ class ServedLists:
         parts = []
         for start in range(0, histories.num_users, _SWEPT_USERS):
             rows = np.arange(start, min(start + _SWEPT_USERS, histories.num_users))
-            ranked = self._recommender.rank(
+            ranked = self.recommender.rank(
                 histories.select_users(rows),
                 k=1,
                 query_embeddings=self._queries,
@@ -143,7 +140,7 @@ class ServedLists:
         return Scoring(
             items=found.items.numpy(),
             relevance=found.relevance.numpy(),
-            penalty=self._recommender.popularity_of(found.items),
+            penalty=self.recommender.popularity_of(found.items),
         )
 
 
@@ -228,6 +225,16 @@ def evaluate_index(
             for lists in asked
         )
         gates = {tower.name: one for tower, one in zip(towers, others, strict=True)}
+    told: list[TopKModel] = [ours, ScoredLists(Popularity(split.train))]
+    if attributes is not None:
+        told.append(
+            ServedLists(
+                ours.recommender,
+                query_embeddings=query_embeddings,
+                name="nextray without attributes",
+            )
+        )
+    prefixes = prefix_curve(told, split.test, k=config.k, exclude_seen=ranking.exclude_seen)
     tested = split.test.without_seen() if ranking.exclude_seen else split.test
     sweep = None
     if config.sweep:
@@ -269,6 +276,7 @@ def evaluate_index(
             "protocol": config.protocol,
             "folds": [dict(fold.metrics) for fold in results],
             "sweep": None if sweep is None else sweep.to_json(),
+            "prefixes": None if prefixes is None else asdict(prefixes),
             "calibration": None if curve is None else asdict(curve),
             "test_set": _fingerprint(tested),
             "order_gate": gate,
@@ -287,6 +295,7 @@ def evaluate_index(
                 order_gate=gate,
                 sweep=sweep,
                 calibration=curve,
+                prefixes=prefixes,
                 data_card=f"../../events/{parents['events']}/{PAGE_FILES[language]}",
                 language=language,
             )

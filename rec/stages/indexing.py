@@ -25,13 +25,9 @@ from rec.models.segments import build_segments
 from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
 from rec.ranking.sources import build_tables
-<<<<<<< HEAD
+from rec.stages.catalog import load_attributes
 from rec.stages.train_settings import settings_from
 from rec.stages.training import SERVED, build_model, load_model
-=======
-from rec.stages.catalog import load_attributes
-from rec.stages.training import SERVED, build_model, load_model, settings_from
->>>>>>> 90afe0b (ranking: give users without events what users of their attributes like)
 
 RECENT_DAYS = 7
 
