@@ -1,0 +1,97 @@
+"""Two passes give what one pass in float32 gives: always, not nearly always."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rec.ranking.index import ExactIndex
+
+NOTHING = torch.zeros((2, 0), dtype=torch.int64)
+
+
+def make(num: int, width: int, *, seed: int, spread: float = 1.0) -> Tensor:
+    """Return directions; a small spread puts them all into a narrow cone, as encoders do."""
+    made = torch.randn(num, width, generator=torch.Generator().manual_seed(seed))
+    return normalize(made * spread + (1 - spread) * torch.ones(width), dim=1)
+
+
+def brute(
+    items: Tensor, users: Tensor, *, k: int, excluded: Tensor, allowed: Tensor | None
+) -> Tensor:
+    scores = users.double() @ items.double().T
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    scores[excluded[0], excluded[1] - 1] = float("-inf")
+    return scores.topk(min(k, len(items)), dim=1).values
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 40),
+    spread=st.sampled_from([1.0, 0.3, 0.02]),
+    mask=st.sampled_from(["none", "shared", "own", "few"]),
+    copies=st.booleans(),
+)
+def test_two_passes_equal_brute_force(
+    seed: int, k: int, spread: float, mask: str, copies: bool
+) -> None:
+    num_items = 7_003
+    items = make(num_items, 32, seed=seed, spread=spread)
+    if copies:  # ties beyond any bound
+        items[100:400] = items[100]
+    users = make(5, 32, seed=seed + 1, spread=spread)
+    random = torch.Generator().manual_seed(seed)
+    shares = {"none": 1.0, "shared": 0.5, "own": 0.5, "few": 0.002}
+    shape = (5, num_items) if mask == "own" else (num_items,)
+    allowed = None if mask == "none" else torch.rand(shape, generator=random) < shares[mask]
+    excluded = torch.stack(
+        [torch.arange(50) % 5, torch.randperm(num_items, generator=random)[:50] + 1]
+    )
+    index = ExactIndex(items, two_passes=True)
+    found, scores = index.search(users, k=k, excluded=excluded, allowed=allowed)
+    expected = brute(items, users, k=k, excluded=excluded, allowed=allowed)
+    assert torch.allclose(scores.double(), expected, atol=1e-6)
+    is_there = found > 0
+    assert (is_there == expected.isfinite()).all()
+    own = (users.unsqueeze(1) * items[(found - 1).clamp(min=0)]).sum(dim=2)
+    assert torch.allclose(own[is_there], scores[is_there], atol=1e-6)
+    for row in range(5):
+        ids = found[row][is_there[row]]
+        assert len(ids.unique()) == len(ids)
+        assert not set(ids.tolist()) & set(excluded[1][excluded[0] == row].tolist())
+
+
+def test_user_that_cannot_be_sure_is_searched_again() -> None:
+    items = make(20_000, 16, seed=3, spread=0.001)
+    users = make(3, 16, seed=4, spread=0.001)
+    index = ExactIndex(items, two_passes=True)
+    assert index._coarse is not None
+    *_, is_exact = index._two_passes(
+        users, index._coarse, width=10, num_wanted=26, pairs=NOTHING, mask=None
+    )
+    assert not is_exact.any()  # all cosines lie within the rounding of each other
+    _, scores = index.search(users, k=10, excluded=NOTHING)
+    expected = brute(items, users, k=10, excluded=NOTHING, allowed=None)
+    assert torch.allclose(scores.double(), expected, atol=1e-6)
+
+
+def test_most_users_need_no_third_look() -> None:
+    items, users = make(50_000, 64, seed=1), make(40, 64, seed=2)
+    index = ExactIndex(items, two_passes=True)
+    assert index._coarse is not None
+    *_, is_exact = index._two_passes(
+        users, index._coarse, width=50, num_wanted=126, pairs=NOTHING, mask=None
+    )
+    assert is_exact.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("k", [1, 9, 10])
+def test_small_catalog_and_k_above_it(k: int) -> None:
+    items = make(9, 4, seed=0)
+    found, scores = ExactIndex(items).search(items[:2], k=k, excluded=NOTHING)
+    assert found.shape == scores.shape == (2, min(k, 9))
+    assert found[:, 0].tolist() == [1, 2]
