@@ -26,7 +26,8 @@ from rec.stages.indexing import index
 from rec.stages.preparation import prepare
 from rec.stages.recommending import recommend
 from rec.stages.releasing import promote
-from rec.stages.training import TrainSettings, train
+from rec.stages.train_settings import TrainSettings
+from rec.stages.training import train
 from tests.benchmarks.fair import machine
 from tests.benchmarks.quality_logs import sparse_shop, write_log
 

