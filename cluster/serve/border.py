@@ -145,7 +145,7 @@ def _key(headers: Headers) -> str | None:
 
 def _wanted(method: str, path: str) -> KeyScope:
     """Return the scope that a route needs; what is held of a person is not for a web shop's key."""
-    if path.startswith("/v1/release/") or (
+    if path.startswith(("/v1/release/", "/v1/erasures/")) or (
         path.startswith("/v1/users/")
         and not (method == "GET" and path.endswith("/recommendations"))
     ):

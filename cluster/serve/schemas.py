@@ -230,17 +230,28 @@ class UserExport(BaseModel):
     history: list[dict[str, str | int | float | None]]
 
 
-class ErasureReceipt(BaseModel):
-    """What was deleted of a user, down to the bytes in the event log."""
+class ErasureState(BaseModel):
+    """How far the erasure of a user is in the rest of the workspace."""
 
-    receipt_id: str
+    erasure_id: str
+    state: Literal["pending", "done", "failed"]
+    """Failed: something of the user is left, or a file could not be read; ask again."""
+    at_ms: int
+    """When it came to this state."""
+    receipt: dict[str, Any] | None = None
+    """What was taken out of which file, what was searched, which models were trained on the user,
+    and what an erasure does not cover."""
+
+
+class ErasureReceipt(ErasureState):
+    """What was deleted of a user: out of the event log by now, out of all else by ``state``."""
+
     user_id: str
-    erased_at_ms: int
     events: int
     impressions: int
     histories: int
-    not_covered: str
-    """What else of a workspace may hold the user, and what erases it there."""
+    follow: str
+    """Path that tells how the erasure ended, while it is pending."""
 
 
 class PromoteBody(_Strict):

@@ -25,6 +25,7 @@ from rec.ranking import requests as asking
 from rec.ranking.feedback import LOG_ERRORS, open_feedback
 from rec.ranking.following import check_release, read_current
 from rec.ranking.group_commit import GroupCommit
+from rec.stages.erasure_request import Eraser
 from rec.stages.preparation import KEY_FILE
 
 FOLLOW_S = 0.2
@@ -63,6 +64,7 @@ class GatewayState:
         self.log, self.history, self.changes = feedback.log, feedback.history, feedback.changes
         self._live_items = LiveItems(self.changes)
         self.commits = GroupCommit(self.log)
+        self.eraser = Eraser(workspace)
         self.encoder_calls = Upstream("encoder")
         self.ranker_calls = Upstream("ranker")
         self.metrics = Metrics(shared_folder(workspace))
@@ -77,6 +79,7 @@ class GatewayState:
     def close(self) -> None:
         """Stop following and close the files."""
         self._stop.set()
+        self.eraser.close()
         with self._follower:
             self.log.close()
 

@@ -6,6 +6,8 @@ rewritten once, when the first user is erased.
 """
 
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,16 @@ _BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for another process; a commit takes milliseconds."""
 _CHUNK_BYTES = 1 << 24
 
+_SEARCH = """
+import sys
+needle, tail = sys.stdin.buffer.read(), b""
+with open(sys.argv[1], "rb") as stream:
+    while chunk := stream.read(int(sys.argv[2])):
+        if needle in tail + chunk:
+            sys.stdout.write("found")
+            break
+        tail = chunk[-len(needle):]
+"""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -126,13 +138,14 @@ def _fold_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _contains(path: Path, needle: bytes) -> bool:
-    tail = b""
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            if needle in tail + chunk:
-                return True
-            tail = chunk[-len(needle) :]
-    return False
+    """Return whether bytes stand in a file, read by a process of its own.
+
+    Closing a file gives up every lock that this process has on it, also those of SQLite: another
+    process would then take the database for unused and delete its write-ahead log under us.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _SEARCH, str(path), str(_CHUNK_BYTES)]
+    found = subprocess.run(command, input=needle, check=True, capture_output=True).stdout
+    return found == b"found"
 
 
 def _format(connection: sqlite3.Connection) -> int:

@@ -34,6 +34,7 @@ SCOPE_OF: dict[tuple[str, str], Scope] = {
     ("GET", "/v1/users/{user_id}/export"): "admin",
     ("GET", "/v1/users/{user_id}/history"): "admin",
     ("DELETE", "/v1/users/{user_id}"): "admin",
+    ("GET", "/v1/erasures/{erasure_id}"): "admin",
     ("POST", "/v1/release/promote"): "admin",
     ("POST", "/v1/release/rollback"): "admin",
 }

@@ -1,5 +1,7 @@
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -103,6 +105,19 @@ def test_copy_left_in_a_gap_makes_the_file_anew(log: EventLog) -> None:
     fill(log)
     log.erase_user(ERASED)
     assert (SECRET + ERASED).encode() not in raw_bytes(log)
+
+
+def test_erasing_keeps_the_locks_of_who_has_the_file_open(log: EventLog) -> None:
+    """Otherwise another process that closes the file takes it for unused and ends its log."""
+    log.append([search(ERASED, 1), search(OTHER, 2)])
+    log.erase_user(ERASED)
+    log.append([search(OTHER, 3)])
+    command = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM events').fetchall(); c.close()"
+    subprocess.run([sys.executable, "-c", command, str(log.path)], check=True)
+    assert Path(f"{log.path}-wal").is_file()
+    log.append([search(OTHER, 4)])
+    with sqlite3.connect(log.path) as reader:
+        assert reader.execute("SELECT COUNT(*) FROM events").fetchone() == (3,)
 
 
 def test_needle_across_two_chunks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,22 +7,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException, Response
 from fastapi import Path as InPath
 
-from cluster.serve.problems import new_request_id
-from cluster.serve.schemas import ErasureReceipt, UserAnswer, UserExport, UserId
+from cluster.serve.schemas import ErasureReceipt, ErasureState, UserAnswer, UserExport, UserId
 from cluster.serve.state import GatewayState, State, retry_later
 from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import add_tombstones, tombstones_of
 from rec.errors import ArtifactError
 from rec.ranking.event_log import UserRecords
 from rec.ranking.feedback import LOG_ERRORS
+from rec.stages.erasure_request import PENDING, read_erasure
 from rec.stages.preparation import KEY_FILE
 
-NOT_COVERED = (
-    "events, sequences and releases that were built before: run `nextray erase RECIPE --user-id ID`"
-)
+ERASED_WITHIN_S = 5.0
+"""A small workspace is done by then; who has a large one looks again."""
+_LOOK_AGAIN_S = 0.05
 router = APIRouter(tags=["users"])
 _log = logging.getLogger(__name__)
 
@@ -54,27 +54,58 @@ async def get_user(state: State, user_id: Annotated[UserId, InPath()]) -> UserAn
     )
 
 
-@router.delete("/v1/users/{user_id:path}")
-async def erase_user(state: State, user_id: Annotated[UserId, InPath()]) -> ErasureReceipt:
-    """Delete what the serving side holds of a user, down to the bytes; return a receipt.
+@router.delete("/v1/users/{user_id:path}", responses={202: {"model": ErasureReceipt}})
+async def erase_user(
+    state: State, user_id: Annotated[UserId, InPath()], answer: Response
+) -> ErasureReceipt:
+    """Delete all that is held of a user, down to the bytes; return a receipt.
 
-    A tombstone comes first, so that no later preparation brings the user back from the input files.
-    Repeating it is harmless. The receipt says what other parts of a workspace need.
+    A tombstone comes first, so that no later preparation brings the user back from the input files,
+    then the event log, both before the answer. The workspace's events, sequences, embeddings and
+    feedback follow in a process of their own: 200 where that has ended, 202 where it goes on and
+    ``follow`` tells its end. Repeating it is harmless.
     """
     try:
         await asyncio.to_thread(_bury, state.workspace, user_id)
         erased = await asyncio.to_thread(state.log.erase_user, state.stored_id(user_id))
+        erasure_id = await asyncio.to_thread(state.eraser.ask, user_id)
     except (*LOG_ERRORS, OSError, ArtifactError) as error:
         _log.exception("a user was not erased")
         raise retry_later("the event log is in use, nothing is promised: erase again") from error
+    reached = await _erasure(state, erasure_id)
+    deadline = time.monotonic() + ERASED_WITHIN_S
+    while reached.state == PENDING and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        reached = await _erasure(state, erasure_id)
+    if reached.state == PENDING:
+        answer.status_code = 202
     return ErasureReceipt(
-        receipt_id=new_request_id(),
+        **reached.model_dump(),
         user_id=user_id,
-        erased_at_ms=time.time_ns() // 1_000_000,
         events=erased.events,
         impressions=erased.impressions,
         histories=erased.histories,
-        not_covered=NOT_COVERED,
+        follow=f"/v1/erasures/{erasure_id}",
+    )
+
+
+@router.get("/v1/erasures/{erasure_id}")
+async def get_erasure(
+    state: State, erasure_id: Annotated[str, InPath(pattern=r"^[0-9a-f]{16}$")]
+) -> ErasureState:
+    """Return how far an erasure is; it names no user."""
+    return await _erasure(state, erasure_id)
+
+
+async def _erasure(state: GatewayState, erasure_id: str) -> ErasureState:
+    found = await asyncio.to_thread(read_erasure, state.workspace, erasure_id)
+    if found is None:
+        raise HTTPException(404, f"no erasure {erasure_id!r}")
+    return ErasureState(
+        erasure_id=erasure_id,
+        state=found["state"],
+        at_ms=found["at_ms"],
+        receipt=found.get("receipt"),
     )
 
 
