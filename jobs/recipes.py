@@ -45,7 +45,7 @@ GPU = Recipe(
         num_rounds=10, steps_per_round=200, batch_size=1024, chunk_size=512, validation_users=2000
     ),
     model=ModelConfig(width=256, num_layers=4, num_heads=4, max_length=200),
-    training=TrainingConfig(batch_size=1024, num_epochs=50, num_negatives=4096),
+    training=TrainingConfig(batch_size=1024, batch_targets=None, num_epochs=50, num_negatives=4096),
 )
 DEMO = Recipe(
     encoder=EncoderConfig(max_tokens=32),

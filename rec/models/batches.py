@@ -89,6 +89,7 @@ def training_batches(
     *,
     max_length: int,
     batch_size: int,
+    batch_targets: int | None = None,
     generator: np.random.Generator,
     first: int = 0,
 ) -> Iterator[Batch]:
@@ -97,7 +98,8 @@ def training_batches(
     Args:
         sequences: what to learn from.
         max_length: L at most.
-        batch_size: B of all batches but one.
+        batch_size: B at most.
+        batch_targets: most places of one batch's windows together, see :func:`group_windows`.
         generator: fixes the epoch.
         first: the batch to begin with; a resumed epoch goes on in its middle.
     """
@@ -107,10 +109,37 @@ def training_batches(
     ties = _tie_starts(shuffled)
     # Noise of a tenth mixes the buckets a little: the same windows do not always meet.
     order = np.argsort(lengths * generator.uniform(0.9, 1.1, size=len(lengths)), kind="stable")
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    ends_of = group_windows(lengths[order], batch_size=batch_size, batch_targets=batch_targets)
+    groups = np.split(order, ends_of[:-1])
     for number in generator.permutation(len(groups))[first:]:
         picks = groups[int(number)]
         yield _window_batch(shuffled, starts[picks], ends[picks], tie_starts=ties)
+
+
+def group_windows(
+    lengths: NDArray[np.int64], *, batch_size: int, batch_targets: int | None
+) -> NDArray[np.int64]:
+    """Return where each batch ends among windows in order, int64, the last at their number.
+
+    Args:
+        lengths: places of each window, >= 1.
+        batch_size: most windows of a batch.
+        batch_targets: most places of a batch; one window may exceed it. ``None`` is no bound.
+
+    >>> group_windows(np.array([1, 1, 1, 5, 5]), batch_size=2, batch_targets=6).tolist()
+    [2, 4, 5]
+    """
+    sums = np.concatenate([[0], np.cumsum(lengths)])
+    ends: list[int] = []
+    start = 0
+    while start < len(lengths):
+        end = min(start + batch_size, len(lengths))
+        if batch_targets is not None:
+            within = int(np.searchsorted(sums, sums[start] + batch_targets, side="right")) - 1
+            end = min(end, max(start + 1, within))
+        ends.append(end)
+        start = end
+    return np.asarray(ends, dtype=np.int64)
 
 
 def history_batch(histories: Sequences, *, max_length: int) -> Batch:

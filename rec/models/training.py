@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from rec.data.sequences import Sequences
 from rec.errors import ConfigError, DataError
-from rec.models.batches import Batch, training_batches
+from rec.models.batches import Batch, group_windows, training_batches
 from rec.models.checkpoints import (
     Checkpoint,
     load_newest,
@@ -223,6 +223,7 @@ def _run_epoch(run: _Run, at: _Position, *, save: Callable[[], None]) -> None:
         run.sequences,
         max_length=model.config.max_length,
         batch_size=config.batch_size,
+        batch_targets=config.batch_targets,
         generator=np.random.default_rng((config.seed, at.epoch)),
         first=at.batch,
     )
@@ -328,9 +329,11 @@ def _type_weights(sequences: Sequences, config: TrainingConfig) -> NDArray[np.fl
 
 def _count_batches(sequences: Sequences, config: TrainingConfig, model: SequenceModel) -> int:
     """Return about how many batches an epoch has; sets the shape of the schedule."""
-    num_inputs = np.maximum(sequences.lengths - 1, 0)
-    windows = int(-(-num_inputs // model.config.max_length).sum())
-    return max(1, -(-windows // config.batch_size))
+    num_inputs, width = np.maximum(sequences.lengths - 1, 0), model.config.max_length
+    whole, rest = int((num_inputs // width).sum()), np.sort(num_inputs % width)
+    lengths = np.concatenate([rest[rest > 0], np.full(whole, width)])
+    ends = group_windows(lengths, batch_size=config.batch_size, batch_targets=config.batch_targets)
+    return max(1, len(ends))
 
 
 def _rate(step: int, *, total_steps: int, config: TrainingConfig) -> float:

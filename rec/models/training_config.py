@@ -21,7 +21,12 @@ class TrainingConfig:
     refit_epochs: int = 1
     """Passes over the whole log, the newest tenth included, after evaluation's model is found."""
     batch_size: int = 64
-    """Windows of one global batch, over all processes."""
+    """Windows of one global batch at most, over all processes."""
+    batch_targets: int | None = 512
+    """Places of one global batch at most, so that long histories make as many steps as short ones;
+    no bound if absent. Lowering it learns more in an epoch and is slower; below 200 a sparse log
+    learns badly. Validation NDCG@10 by cosine after 8 epochs without a bound / with 512: .031 /
+    .046 on MovieLens (1.5 times the CPU time), .101 / .119 on a stand-in shop (the same time)."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate, after the warm-up."""
     weight_decay: float = 0.01
@@ -73,6 +78,7 @@ class TrainingConfig:
         for name in (
             "num_epochs",
             "batch_size",
+            "batch_targets",
             "micro_batch_size",
             "num_negatives",
             "patience",

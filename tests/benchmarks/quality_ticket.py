@@ -48,6 +48,7 @@ def run_id_only(
         num_epochs=job["max_epochs"],
         patience=job["patience"],
         batch_size=job["batch_size"],
+        batch_targets=None,
         learning_rate=1e-3,
     )
 

@@ -94,7 +94,11 @@ def run_ours(log: Sequences) -> dict[str, float]:
         config=ModelConfig(width=WIDTH, max_length=LENGTH),
     )
     config = TrainingConfig(
-        num_epochs=1, batch_size=BATCH, num_negatives=NEGATIVES, loss="sampled_softmax"
+        num_epochs=1,
+        batch_size=BATCH,
+        batch_targets=None,
+        num_negatives=NEGATIVES,
+        loss="sampled_softmax",
     )
     rows: list[Any] = []
     fit(model, log, config=config, accelerator=Accelerator(cpu=True), on_epoch=rows.append)

@@ -27,7 +27,9 @@ from tests.rec.models.logs import ring_log, small_model
 
 STILL = ModelConfig(width=16, num_layers=1, max_length=8, dropout=0, id_dropout=0)
 """Nothing is dropped, so that a gradient depends on the batch alone."""
-ONE_STEP = TrainingConfig(num_epochs=1, batch_size=1000, learning_rate=0.01, num_negatives=16)
+ONE_STEP = TrainingConfig(
+    num_epochs=1, batch_size=1000, batch_targets=None, learning_rate=0.01, num_negatives=16
+)
 LOSSES = ("full_softmax", "sampled_softmax", "mixed_softmax", "gbce")
 
 
