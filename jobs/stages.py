@@ -159,7 +159,7 @@ def run_train(
     warn_of_other_encoder(latest_artifact(workspace, "embeddings", made_by="embed"), recipe.encoder)
     artifact, is_skipped = train_model(
         workspace,
-        dataclasses.replace(_train_settings(recipe), init_from=init_from),
+        dataclasses.replace(train_settings(recipe), init_from=init_from),
         resources=profile.train,
         resume=resume,
     )
@@ -193,7 +193,7 @@ def tested_from(recipe: Recipe, quantile: float) -> Recipe:
 def run_tune(recipe: Recipe, profile: Profile, workspace: Path, *, config: TuneConfig) -> Fields:
     """Search configurations of the sequence model on Ray Tune."""
     path, found, is_skipped = search(
-        workspace, _train_settings(recipe), config, resources=profile.train
+        workspace, train_settings(recipe), config, resources=profile.train
     )
     return {
         "outputs": {"tuning": str(path)},
@@ -269,7 +269,8 @@ def run_recommend(
     return {"outputs": {"lists": str(output)}, "skipped": False, "counts": counts}
 
 
-def _train_settings(recipe: Recipe) -> TrainSettings:
+def train_settings(recipe: Recipe) -> TrainSettings:
+    """Return what a recipe says of training."""
     return TrainSettings(
         model=recipe.model,
         training=recipe.training,
