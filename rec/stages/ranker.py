@@ -146,7 +146,9 @@ def find_cold_offset(examples: Examples, raw: NDArray[np.float64], *, max_loss: 
     """Return the most that items without events may start with, where some items are forgotten.
 
     NDCG hardly falls over a wide range of it, and who is never shown is never had: so not the best
-    is taken, but the largest that loses no more than a share of it.
+    is taken, but the largest that loses no more than a share of it. The items with events are held
+    to the same share by themselves: in a catalog with many more forgotten items than were hidden,
+    what one list gains by a good guess all lists would pay for.
     """
     is_cold = is_without_events(examples.features)
     hiding = np.unique(examples.rows[is_cold])
@@ -161,10 +163,13 @@ def find_cold_offset(examples: Examples, raw: NDArray[np.float64], *, max_loss: 
         features=examples.features[keep],
         is_target=examples.is_target[keep],
     )
-    metrics = np.asarray(
-        [_ndcg(mine, raw[keep] + offset * is_cold[keep]) for offset in _COLD_OFFSETS]
-    )
-    return float(_COLD_OFFSETS[np.flatnonzero(metrics >= (1 - max_loss) * metrics.max())[-1]])
+    is_warm_target = mine.is_target & ~is_cold[keep]
+    scores = [raw[keep] + offset * is_cold[keep] for offset in _COLD_OFFSETS]
+    metrics = np.asarray([_ndcg(mine, one) for one in scores])
+    warm = np.asarray([_gain(mine, one, of=is_warm_target) for one in scores])
+    is_allowed = warm >= (1 - max_loss) * warm.max()
+    is_allowed &= metrics >= (1 - max_loss) * metrics[is_allowed].max()
+    return float(_COLD_OFFSETS[np.flatnonzero(is_allowed)[-1]])
 
 
 def _train(
@@ -207,15 +212,29 @@ def _train(
 
 def _ndcg(examples: Examples, scores: NDArray[np.floating]) -> float:
     """Return the mean NDCG over all moments asked, their candidates ordered by ``scores``."""
-    order = np.lexsort((-scores, examples.rows))
-    starts = np.searchsorted(examples.rows, np.arange(examples.moments.num_users))
-    place = np.arange(len(order)) - starts[examples.rows[order]]
+    order, place = _places(examples, scores)
     shown = (place < VALIDATION_K) & np.isfinite(scores[order])
     lists = np.zeros((examples.moments.num_users, VALIDATION_K), dtype=np.int32)
     lists[examples.rows[order][shown], place[shown]] = examples.items[order][shown]
     moments = examples.moments
     scored = ndcg_at_k(lists, moments.target_offsets, moments.targets)
     return float(scored.sum()) / max(1, examples.num_asked)
+
+
+def _gain(examples: Examples, scores: NDArray[np.floating], *, of: NDArray[np.bool_]) -> float:
+    """Return the discounted gain that some candidates (bool ``(C,)``) bring to all lists."""
+    order, place = _places(examples, scores)
+    counts = of[order] & (place < VALIDATION_K)
+    return float((1 / np.log2(place[counts] + 2)).sum())
+
+
+def _places(
+    examples: Examples, scores: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the candidates ordered by moment and score, and each one's 0-based place, ``(C,)``."""
+    order = np.lexsort((-scores, examples.rows))
+    starts = np.searchsorted(examples.rows, np.arange(examples.moments.num_users))
+    return order, np.arange(len(order)) - starts[examples.rows[order]]
 
 
 def _calibrate(raw: NDArray[np.float64], is_target: NDArray[np.bool_]) -> tuple[float, float]:
