@@ -48,9 +48,9 @@ class RankerConfig:
     """Most items that a quarter of the moments know by text alone. It is the catalog's own share of
     items without events up to this; raising it can bring dead items into the lists."""
     max_cold_loss: float = 0.01
-    """Share of NDCG that lists may lose, and of the gain by items with events, so that items without
-    events are found by their text: such items start as high as this allows, measured where some are
-    hidden. Raising it brings more of them into the lists."""
+    """Share of NDCG that lists may lose, and of the gain by items with events, so that items
+    without events are found by their text: such items start as high as this allows, measured where
+    some are hidden. Raising it brings more of them into the lists."""
     num_folds: int = 2
     """Folds over users that calibrate the trees and compare them with what they read."""
     num_trees: int = 100

@@ -3,7 +3,8 @@
 Rewriting artifacts takes as long as there are events, which a replica that answers lists cannot
 give; and who has the event log open must not read its file past SQLite, which the search at the end
 does. The process outlives who started it and does what it was asked; if it was killed itself, an
-erasure stays pending until it is asked for again. Whose it is comes by a pipe and stands in no file.
+erasure stays pending until it is asked for again. Whose it is comes by a pipe and stands in no
+file.
 """
 
 import json

@@ -102,7 +102,7 @@ def test_every_route_is_for_its_scope_and_no_lesser_one(graph: Graph) -> None:
         scope: add_key(graph.workspace, name=f"matrix {scope}", scope=scope) for scope in SCOPES
     }
     for (method, path), needed in SCOPE_OF.items():
-        url = path.format(user_id="u", item_id="nothing")
+        url = path.format(user_id="u", item_id="nothing", erasure_id="0" * 16)
         for key in ("", "nextray_stranger", "null"):
             assert graph.ask(method, url, key=key).status_code == 401, (method, path)
         for scope, key in keys.items():

@@ -112,7 +112,10 @@ def test_erasing_keeps_the_locks_of_who_has_the_file_open(log: EventLog) -> None
     log.append([search(ERASED, 1), search(OTHER, 2)])
     log.erase_user(ERASED)
     log.append([search(OTHER, 3)])
-    command = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM events').fetchall(); c.close()"
+    command = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "c.execute('SELECT 1 FROM events').fetchall(); c.close()"
+    )
     subprocess.run([sys.executable, "-c", command, str(log.path)], check=True)
     assert Path(f"{log.path}-wal").is_file()
     log.append([search(OTHER, 4)])
