@@ -80,6 +80,7 @@ OTHER_HELP = {
     "doctor": ("--workspace PATH", "Whose disk is looked at"),
     "submit": ("--folder PATH", "The folder that `up` was given"),
     "restore": ("--workspace PATH", "New folder"),
+    "sbom": ("--extra", "bill of materials"),
 }
 """Commands that read no workspace, or another one's."""
 
