@@ -101,8 +101,17 @@ def serve_ssh(host: Host, made: Rig, key: Path) -> None:
     (home / ".ssh" / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
     host_key = home / "host_key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
-    setup = f"mount --bind {home} /root && mkdir -p /run/sshd /tmp/ray && mount -t tmpfs t /tmp/ray"
-    host.run("bash", "-c", f"{setup} && chown root:root /root && chmod 700 /root")
+    steps = [f"mount --rbind {home} /root", "mkdir -p /run/sshd /tmp/ray"]
+    python = Path(sys.base_prefix)
+    if python.is_relative_to("/root"):  # the home that is about to be covered
+        inside = home / python.relative_to("/root")
+        inside.mkdir(parents=True)
+        steps.insert(0, f"mount --bind {python} {inside}")
+    steps += ["mount -t tmpfs t /tmp/ray", "chown root:root /root", "chmod 700 /root"]
+    # Ray takes the address that a packet to the world would leave from: there has to be a way.
+    device = "$(ip -o -4 route show | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -1)"
+    steps.append(f"ip route replace default dev {device}")
+    host.run("bash", "-c", " && ".join(steps))
     options = ("PermitRootLogin=prohibit-password", "UsePAM=no", f"HostKey={host_key}")
     flags = [word for option in options for word in ("-o", option)]
     host.run(str(SSHD), *flags, "-o", "AuthorizedKeysFile=/root/.ssh/authorized_keys")
