@@ -167,7 +167,8 @@ def find_cold_offset(examples: Examples, raw: NDArray[np.float64], *, max_loss: 
     scores = [raw[keep] + offset * is_cold[keep] for offset in _COLD_OFFSETS]
     metrics = np.asarray([_ndcg(mine, one) for one in scores])
     warm = np.asarray([_gain(mine, one, of=is_warm_target) for one in scores])
-    is_allowed = warm >= (1 - max_loss) * warm.max()
+    # Against where the trees themselves put both.
+    is_allowed = warm >= (1 - max_loss) * warm[_COLD_OFFSETS == 0]
     is_allowed &= metrics >= (1 - max_loss) * metrics[is_allowed].max()
     return float(_COLD_OFFSETS[np.flatnonzero(is_allowed)[-1]])
 
