@@ -1,4 +1,7 @@
-"""Find open TCP ports of a host, as seen from another one."""
+"""Find open TCP ports of a host, as seen from another one.
+
+Not run yet.
+"""
 
 import sys
 
