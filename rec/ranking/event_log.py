@@ -209,6 +209,12 @@ class EventLog:
         row = self.connection().execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
         return int(row[0])
 
+    def count_on(self, seq: int) -> None:
+        """Let the next event get the number after ``seq``, if that is free."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (seq,))
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that holds the write lock; commit on a clean exit, else roll back."""

@@ -63,6 +63,9 @@ class Log(Protocol):
     def last_seq(self) -> int:
         """Return the newest number."""
 
+    def count_on(self, seq: int) -> None:
+        """Let the next event get the number after this one."""
+
     def close(self) -> None:
         """Close what the three parts share."""
 
@@ -127,7 +130,7 @@ def open_feedback(workspace: Path) -> Feedback:
         ArtifactError: it cannot be opened, or was written by a newer version.
     """
     place = read_place(workspace)
-    return _sqlite(workspace) if place is None else _redis(place)
+    return open_files(workspace) if place is None else _redis(place)
 
 
 @contextmanager
@@ -143,7 +146,12 @@ def found_feedback(workspace: Path) -> Iterator[Feedback | None]:
         feedback.close()
 
 
-def _sqlite(workspace: Path) -> Feedback:
+def open_files(workspace: Path) -> Feedback:
+    """Open the SQLite files of a workspace, wherever else its feedback may be.
+
+    Raises:
+        ArtifactError: they cannot be opened, or were written by a newer version.
+    """
     log = EventLog(workspace / LOG_FILE)
     return Feedback(log=log, history=HistoryStore(log), changes=ItemChanges(log), place=LOG_FILE)
 

@@ -3,7 +3,8 @@
 Finished artifacts never change, so a backup on the same file system gives them a second name and
 costs no space. Databases are copied by SQLite's own backup, pointers and keys as files. The order
 makes it consistent: pointers before what they name, feedback batches before the log that they were
-read from. A backup holds the workspace's keys: its folder is its owner's alone.
+read from. Feedback on a server is copied into SQLite files: a backup needs no server, and holds no
+address of one. It holds the workspace's keys: its folder is its owner's alone.
 """
 
 import json
@@ -23,8 +24,10 @@ from rec.data.tombstones import ERASED_SINCE_FILE, read_tombstones, remember_bac
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.following import read_current
+from rec.ranking.store_place import STORE_FILE, read_place
 from rec.stages.erasing_again import erase_marked
 from rec.stages.erasure_journal import only_erasure
+from rec.stages.moving_feedback import copy_to_files
 from rec.stages.preparation import FEEDBACK_BATCHES, KEY_FILE
 
 BACKUP_FILE = "backup.json"
@@ -39,6 +42,7 @@ def backup(workspace: Path, output: Path) -> Mapping[str, Any]:
 
     Raises:
         ConfigError: there is no workspace, the output is there already, or lies inside it.
+        LogUnavailableError: the feedback is on a server that does not answer.
     """
     if not workspace.is_dir():
         raise ConfigError(f"expected a workspace at {workspace}, found none")
@@ -56,6 +60,8 @@ def backup(workspace: Path, output: Path) -> Mapping[str, Any]:
             load_or_create_key(workspace / KEY_FILE)
             for path in _in_order(workspace):
                 _copy(path, aside / path.relative_to(workspace), is_final=_is_final(path))
+            if read_place(workspace) is not None:
+                copy_to_files(workspace, aside)
             content = {
                 "format": BACKUP_FORMAT,
                 "created_at": datetime.now(tz=UTC).isoformat(timespec="seconds"),
@@ -94,6 +100,12 @@ def restore(source: Path, workspace: Path) -> Mapping[str, Any]:
         raise ArtifactError(
             f"{source} has format {content.get('format')!r}, this version reads {BACKUP_FORMAT}: "
             "install the version that wrote it"
+        )
+    if str(STORE_FILE) in content["files"]:
+        raise ArtifactError(
+            f"{source} names the server of the workspace it was made of and holds none of its "
+            "events: make a new backup, or delete that file's line from backup.json to go on "
+            "without them"
         )
     workspace.parent.mkdir(parents=True, exist_ok=True)
     aside = workspace.with_name(f".{workspace.name}.{uuid.uuid4().hex[:8]}")
@@ -141,6 +153,8 @@ def _in_order(workspace: Path) -> list[Path]:
         for path in workspace.rglob("*")
         if path.is_file()
         and not path.is_symlink()
+        # It may hold a password, and who restores it would write to the server that is in use.
+        and path != workspace / STORE_FILE
         and not path.name.endswith(_SIDE_FILES)
         and not any(part.startswith(".") for part in path.relative_to(workspace).parts[:-1])
         and (not path.name.startswith(".") or path.name == ".gitignore")

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rec.artifacts import write_json
 from rec.data.events import Event
-from rec.errors import ConfigError
+from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.feedback import Feedback, found_feedback, open_feedback
+from rec.ranking.item_changes import ItemChange
 from rec.ranking.log_errors import LogUnavailableError
 from rec.ranking.store_place import STORE_FILE, read_place
+from rec.stages.backing_up import BACKUP_FILE, backup, restore
 from rec.stages.erasing import erase
 from rec.stages.exporting import export_user
 from rec.stages.ingesting import ingest
@@ -157,6 +160,63 @@ def test_what_files_hold_moves_with_its_numbers(server: RedisServer, tmp_path: P
     assert use_store(tmp_path, server.url) == 0
     with pytest.raises(ConfigError, match="cannot move back"):
         use_store(tmp_path, "sqlite")
+
+
+def test_backup_holds_what_the_server_holds_and_no_address_of_it(
+    server: RedisServer, store: Feedback, workspace: Path, tmp_path: Path
+) -> None:
+    store.log.append([view("u", "i", n) for n in range(3)])
+    ingest(workspace)
+    store.log.append([view("u", "i", n) for n in (3, 4)])
+    store.log.append_impressions([shown("m", "u", 5, "a")])
+    store.changes.append([ItemChange(item_id="gone", timestamp_ms=6)])
+    events = store.log.read_after(0, 100)
+    content = backup(workspace, tmp_path / "backup")
+    assert content["last_seq"] == 5
+    left = b"".join(
+        path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file()
+    )
+    assert read_place(workspace).namespace.encode() not in left  # type: ignore[union-attr]
+    # Whatever becomes of the server: the restored workspace does without it.
+    server.stop()
+    restored = tmp_path / "restored"
+    restore(tmp_path / "backup", restored)
+    with found_feedback(restored) as files:
+        assert files is not None
+        assert files.log.read_after(0, 100) == events
+        assert files.log.read_impressions(limit=9) == [shown("m", "u", 5, "a")]
+        assert files.changes.names_after(0) == [(1, "gone", True)]
+        assert ingest(restored)["events"] == 2
+        files.log.append([view("u", "i", 9)])
+        assert files.log.last_seq() == 6
+    server.start()
+    assert use_store(restored, server.url) == 6
+    assert store.log.last_seq() == 5
+
+
+def test_backup_after_an_erasure_gives_no_number_again(
+    store: Feedback, workspace: Path, tmp_path: Path
+) -> None:
+    store.log.append([view("u", "i", 1), view(ERASED, "i", 2)])
+    ingest(workspace)
+    erase(workspace, [ERASED])
+    backup(workspace, tmp_path / "backup")
+    restored = tmp_path / "restored"
+    restore(tmp_path / "backup", restored)
+    with found_feedback(restored) as files:
+        assert files is not None
+        files.log.append([view("u", "i", 3)])
+        assert [seq for seq, _ in files.log.read_after(0, 9)] == [1, 3]
+    assert ingest(restored)["events"] == 1
+
+
+def test_backup_that_names_a_server_is_refused(tmp_path: Path) -> None:
+    content = {"format": 1, "created_at": "then", "files": {str(STORE_FILE): "0"}}
+    (tmp_path / "backup").mkdir()
+    write_json(tmp_path / "backup" / BACKUP_FILE, content)
+    with pytest.raises(ArtifactError, match="names the server"):
+        restore(tmp_path / "backup", tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
 
 
 @pytest.mark.parametrize("url", ["", "http://x", "redis", "localhost:6379", "redis://"])

@@ -117,10 +117,6 @@ class RedisConnection:
         pairs = [word for field in fields.items() for word in field]
         self.write_command("HSET", self.key(key), *pairs)
 
-    def count_on(self, seq: int) -> None:
-        """Let the next event get the number after ``seq``; raises as ``write``."""
-        self.write_command("HSET", self.key("meta"), "seq", seq)
-
     def forget_deleted(self) -> None:
         """Make the server write its files anew, so that no byte of deleted rows is left in them.
 

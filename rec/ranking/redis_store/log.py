@@ -123,6 +123,10 @@ class RedisEventLog:
         found = self._connection.read_command("HGET", self._connection.key("meta"), "seq")
         return int(found or 0)
 
+    def count_on(self, seq: int) -> None:
+        """Let the next event get the number after ``seq``."""
+        self._connection.write_command("HSET", self._connection.key("meta"), "seq", seq)
+
     def close(self) -> None:
         """Close the connection, which histories and item changes share."""
         self._connection.close()
