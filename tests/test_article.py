@@ -1,33 +1,79 @@
-"""The article as a test: its worked example, and for its errors what this code does instead.
+"""The article as a test: its worked example, its claims, and where each of them is proven.
 
-M-n and E-n number the errors that were found in the article's mathematics and code. A test that
-shows its line fail would test somebody else's library, so each holds our counterpart.
+M-n, S-n and E-n number the errors in the article's mathematics, its claims, and the errors in its
+code. ``PROVEN`` names the test of each; those of the code are in ``test_article_code``.
 """
 
-import ast
-import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import GPT2Config, GPT2Model
 
-from rec.data.lexical import lexical_tokens
-from rec.data.sequences import load_sequences
-from rec.data.splits import temporal_split
-from rec.encoders.transformer import pool
+from rec.errors import ConfigError
 from rec.evaluation.classification import accuracy_at_k, f1_at_k
 from rec.evaluation.ranking_metrics import precision_at_k, recall_at_k
+from rec.models.training_config import TrainingConfig
 from rec.ranking.index import ExactIndex
 from rec.ranking.penalties import popularity_penalty
-from rec.ranking.recommender import Recommender, current_release
-from rec.ranking.requests import Request
+from rec.ranking.release import RankingConfig
 
 ROOT = Path(__file__).parent.parent
 E_USER = np.array([0.1, 0.2, 0.3, 0.4, 0.5], dtype=np.float32)
 E_ITEM_B = np.array([0.2, 0.3, 0.4, 0.1, 0.5], dtype=np.float32)
+PROVEN = {
+    "M-1": "test_article.py::test_m1_worked_cosine_is_0_8909",
+    "M-2": "test_article.py::test_m2_score_of_item_b_starts_from_the_right_cosine",
+    "M-3": "test_article.py::test_m3_f1_is_of_precision_and_not_of_accuracy",
+    "M-4": "rec/models/test_towers.py::test_the_planted_signal_and_cold_items_are_found",
+    "M-5": "test_article.py::test_m5_a_penalty_only_lowers_a_score",
+    "M-6": "test_article.py::test_m6_recall_is_of_the_relevant_and_of_a_list_of_k",
+    "S-01": "rec/test_loop.py::test_feedback_becomes_part_of_the_next_log",
+    "S-02": "rec/test_feedback_stores.py::test_events_come_back_whole_and_in_order_of_arrival",
+    "S-03": "rec/test_preparation.py::test_every_bad_row_is_counted_by_its_reason",
+    "S-04": "rec/test_text.py::test_chinese_is_cut_into_words",
+    "S-05": "rec/models/test_baselines.py::test_content_knn_finds_an_item_without_events",
+    "S-06": "rec/encoders/test_families.py::test_family_decides_pooling_and_prompt",
+    "S-07": "rec/encoders/test_families.py::test_truncation_keeps_the_beginning_and_is_counted",
+    "S-08": "rec/test_evaluate.py::"
+    "test_order_gate_falls_for_a_model_of_the_last_item_and_not_for_a_bag",
+    "S-09": "rec/models/test_text_tower.py::test_an_item_that_nobody_had_is_found_by_its_text",
+    "S-10": "test_article.py::test_m1_worked_cosine_is_0_8909",
+    "S-11": "rec/test_text.py::test_negation_is_no_stop_word",
+    "S-12": "rec/models/test_baselines.py::test_scores_of_a_user_do_not_depend_on_the_others",
+    "S-13": "rec/models/test_training.py::test_every_loss_learns_the_ring",
+    "S-14": "rec/test_report_parts.py::test_other_protocols_measure_the_same_model",
+    "S-15": "rec/test_off_policy.py::test_interleaving_finds_the_better_ranking",
+    "S-16": "test_article.py::test_s16_recommending_nothing_is_more_accurate_than_a_good_list",
+    "S-17": "rec/test_lists.py::test_terms_add_up_to_the_score",
+    "S-18": "test_article.py::test_s18_raw_counts_drown_the_cosine_and_standardised_ones_do_not",
+    "S-19": "rec/encoders/test_sequence_text.py::test_order_and_repeats_stay",
+    "S-20": "rec/test_loop.py::test_filters_and_exclusions_still_fill_the_list",
+    "S-21": "rec/test_loop.py::test_list_changes_after_one_event",
+    "S-22": "cluster/test_observability.py::test_metrics_count_what_was_asked",
+    "S-23": "rec/test_explaining.py::test_cited_event_matters_more_than_a_random_one",
+    "S-24": "rec/encoders/test_enriching.py::test_rules_quote_the_item_in_both_languages",
+    "S-25": "rec/encoders/test_families.py::test_embedding_is_equal_alone_and_in_any_batch",
+    "S-26": "rec/encoders/test_images.py::test_lists_and_their_json_are_read_and_gaps_are_marked",
+    "S-27": "rec/encoders/test_enriching.py::test_chinese_answers_are_checked_too",
+    "S-28": "jobs/test_domains.py::test_log_in_the_words_of_a_domain_becomes_lists",
+    "S-29": "rec/test_erasing.py::test_no_byte_of_an_erased_user_is_left",
+    "S-30": "rec/test_segments.py::test_profile_chooses_whose_popularity_a_new_user_gets",
+    "S-31": "rec/encoders/test_tuning.py::"
+    "test_saved_encoder_equals_the_tuned_one_and_has_a_fingerprint_of_its_own",
+    "S-32": "rec/test_report_parts.py::test_slice_asks_only_for_the_targets_of_its_label",
+    "S-33": "rec/test_lists.py::test_group_above_parity_falls_until_the_other_has_caught_up",
+    "S-34": "cluster/test_serve.py::test_answers_equal_the_recommender_in_process",
+    "S-35": "rec/test_off_policy.py::test_terms_let_users_out_of_the_bubble",
+    "S-36": "test_constraints.py::test_dependency_is_pinned_within_its_bounds",
+    "E-1": "test_article_code.py::"
+    "test_e1_e2_chinese_is_cut_by_a_cutter_that_is_there_and_loaded_once",
+}
+"""Row -> test of it. Rows E-3 to E-25 carry their number in the name of their test."""
+EDITORIAL = {"E-26", "E-27"}
+"""Chapter numbers and references: nothing that code could inherit."""
 
 
 def unit(vector: NDArray[np.float32]) -> torch.Tensor:
@@ -81,71 +127,34 @@ def test_s18_raw_counts_drown_the_cosine_and_standardised_ones_do_not() -> None:
     assert len(ours & best) >= len(raw & best)
 
 
-def test_e1_e2_chinese_is_cut_by_a_cutter_that_is_there_and_loaded_once() -> None:
-    assert "连衣裙" in lexical_tokens("一款时尚的连衣裙，红色、蓝色")
-    # S-11: what the encoder reads keeps its stop words; only lexical features lose them.
-    assert "不" in lexical_tokens("我不喜欢红色")
+def test_m5_a_penalty_only_lowers_a_score() -> None:
+    with pytest.raises(ConfigError, match="penalty-weight must be >= 0"):
+        RankingConfig(penalty_weight=-0.1)
+    penalty = popularity_penalty(np.array([0, 10, 1000]))
+    assert (np.diff(penalty) > 0).all()
+    scores = 0.5 - 0.1 * penalty
+    assert (np.diff(scores) < 0).all()  # higher is better: a score, where the article says rank
 
 
-def test_e4_no_training_event_is_newer_than_any_target(released_workspace: Path) -> None:
-    room = released_workspace / "sequences"
-    sequences = load_sequences(room / (room / "latest").read_text().strip())
-    split = temporal_split(sequences)
-    assert split.train.timestamps_ms.max() < split.cut_ms
-    is_later = sequences.timestamps_ms >= split.cut_ms
-    assert set(split.test.targets.tolist()) <= set(sequences.tokens[is_later].tolist())
-    # The article's random split of rows, for contrast: most test rows have a later one in train.
-    random = np.random.default_rng(42).random(sequences.num_events) < 0.2
-    rows = sequences.rows()
-    newest = np.zeros(sequences.num_users, dtype=np.int64)
-    np.maximum.at(newest, rows[~random], sequences.timestamps_ms[~random])
-    assert (newest[rows[random]] > sequences.timestamps_ms[random]).mean() > 0.8
+def test_m6_recall_is_of_the_relevant_and_of_a_list_of_k() -> None:
+    sets = (np.array([0, 4]), np.array([1, 2, 3, 9], dtype=np.int32))
+    short, long = np.array([[1, 7]], dtype=np.int32), np.array([[1, 7, 2, 8]], dtype=np.int32)
+    assert recall_at_k(short, *sets)[0] == 1 / 4
+    assert recall_at_k(long, *sets)[0] == 2 / 4
 
 
-def test_e16_padding_changes_no_embedding() -> None:
-    torch.manual_seed(0)
-    model = GPT2Model(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2)).eval()
-    ids = torch.randint(1, 50, (1, 6))
-    padded = torch.cat([ids, torch.zeros((1, 60), dtype=torch.int64)], dim=1)
-    mask = (torch.arange(66) < 6).long().unsqueeze(0)
-    with torch.inference_mode():
-        short = model(input_ids=ids).last_hidden_state
-        long = model(input_ids=padded, attention_mask=mask).last_hidden_state
-    for pooling in ("mean", "last"):
-        ours = pool(long, mask, pooling=pooling)
-        alone = pool(short, torch.ones((1, 6), dtype=torch.int64), pooling=pooling)
-        assert torch.cosine_similarity(ours, alone).item() == pytest.approx(1.0, abs=1e-5)
-    unmasked = torch.cosine_similarity(long.mean(dim=1), short.mean(dim=1)).item()
-    assert unmasked < 0.9
+def test_s13_the_article_has_no_loss_and_ours_is_named() -> None:
+    assert TrainingConfig().loss_for(100) == "full_softmax"
+    assert TrainingConfig().loss_for(100_000) == "sampled_softmax"
 
 
-def test_e17_e20_e24_lists_hold_k_catalog_items_for_a_user_and_never_what_they_had(
-    released_workspace: Path,
-) -> None:
-    recommender = Recommender.load(current_release(released_workspace))
-    item = recommender.item_ids[3]
-    similar = [found.item_id for found in recommender.similar(item, k=5).items]
-    assert len(similar) == 5
-    assert item not in similar  # the article's top five always begins with the item itself
-    [answer] = recommender.recommend([Request(k=5)])
-    ids = [found.item_id for found in answer.items]
-    assert len(set(ids)) == 5
-    assert set(ids) <= set(recommender.item_ids)
-
-
-def test_e11_e12_training_learns_preference(released_workspace: Path) -> None:
-    """E-11 and E-12: a loss over what users took; the article reads ratings and uses none."""
-    text = (current_release(released_workspace) / "metrics.json").read_text()
-    metrics = json.loads(text)["metrics"]
-    assert metrics["nextray"]["ndcg@10"] > 3 * metrics["popularity"]["ndcg@10"]
-
-
-def test_e6_e7_removed_calls_stand_nowhere_in_the_code() -> None:
-    gone = {"batch_encode_plus", "pad_to_max_length"}
-    for path in [*ROOT.glob("rec/**/*.py"), *ROOT.glob("cluster/**/*.py"), *ROOT.glob("jobs/*.py")]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))  # E-22: every file parses
-        names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-        names |= {
-            k.arg for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg
-        }
-        assert not names & gone, path
+def test_every_row_is_proven_by_a_test_that_there_is() -> None:
+    rows = {f"M-{n}" for n in range(1, 7)} | {f"S-{n:02}" for n in range(1, 37)}
+    assert rows | {"E-1"} == set(PROVEN)
+    for row, place in PROVEN.items():
+        path, name = place.split("::")
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), row
+    code = (ROOT / "tests" / "test_article_code.py").read_text(encoding="utf-8")
+    named = re.findall(r"def test_((?:e\d+_)+)", code)
+    found = {f"E-{number}" for name in named for number in re.findall(r"e(\d+)_", name)}
+    assert found | EDITORIAL == {f"E-{n}" for n in range(1, 28)}
