@@ -32,6 +32,8 @@ JOBS = (
     "submit",
     "backup",
     "restore",
+    "publish",
+    "fetch",
     "sbom",
 )
 WITHOUT_RECIPE = (
@@ -44,6 +46,8 @@ WITHOUT_RECIPE = (
     "submit",
     "backup",
     "restore",
+    "publish",
+    "fetch",
     "sbom",
 )
 """Commands that read no recipe."""
@@ -51,7 +55,7 @@ _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray keys ACTION [options]
        nextray demo [options]
        nextray up | down | status | doctor [options]
-       nextray backup | restore | sbom [options]
+       nextray backup | restore | publish | fetch | sbom [options]
        nextray submit [options] JOB RECIPE [options of the job]
 
 jobs: {", ".join(JOBS)}

@@ -51,7 +51,8 @@ def check_workspace(workspace: Path) -> None:
     """
     if re.match(r"[a-z0-9]+:/", str(workspace)):
         raise ConfigError(
-            f"--workspace expects a local or shared folder, got {workspace}: mount it first"
+            f"--workspace expects a local or shared folder, got {workspace}: mount it, or carry a "
+            "release with `nextray publish` and `nextray fetch`"
         )
 
 

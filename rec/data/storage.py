@@ -106,9 +106,9 @@ def open_stream(path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as stream:
             yield stream
         return
-    system, name = _system(path)
+    system, name = file_system(path)
     options = {"block_size": 0} if scheme_of(path) in WEB_SCHEMES else {}
-    with _clear_errors(path):
+    with clear_errors(path):
         raw = system.open(name, "rb", **options)
     with io.BufferedReader(_Remote(raw, path), _BUFFER_BYTES) as buffered:
         yield buffered
@@ -131,8 +131,8 @@ def size_of(path: str) -> int | None:
     """Return a file's bytes; nothing where its place does not say."""
     if not scheme_of(path):
         return Path(path).stat().st_size
-    with _clear_errors(path):
-        system, name = _system(path)
+    with clear_errors(path):
+        system, name = file_system(path)
         size = system.info(name).get("size")
     return None if size is None else int(size)
 
@@ -146,8 +146,8 @@ def digest_of(path: str) -> str:
     if not scheme_of(path):
         return file_sha256(Path(path))
     if _is_arrow(path):
-        with _clear_errors(path):
-            system, name = _system(path)
+        with clear_errors(path):
+            system, name = file_system(path)
             info = system.info(name)
         return hashlib.sha256(f"{path}\n{info['size']}\n{info['mtime']}".encode()).hexdigest()
     digest = hashlib.sha256()
@@ -177,7 +177,7 @@ class _Remote(io.RawIOBase):
         return int(self._stream.tell())
 
     def readinto(self, buffer: Any) -> int:
-        with _clear_errors(self._path):
+        with clear_errors(self._path):
             block = self._stream.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
@@ -190,9 +190,9 @@ class _Remote(io.RawIOBase):
 
 def _find_remote(uri: str) -> list[str]:
     """Return the URIs of a remote file, glob or folder."""
-    system, name = _system(uri)
+    system, name = file_system(uri)
     is_web = scheme_of(uri) in WEB_SCHEMES
-    with _clear_errors(uri):
+    with clear_errors(uri):
         if any(mark in (urlsplit(uri).path if is_web else uri) for mark in "*?["):
             found = [str(part) for part in system.glob(name)]
         elif is_web:
@@ -231,8 +231,12 @@ def _local(path: str) -> str:
     return unquote(parts.path)
 
 
-def _system(uri: str) -> tuple[Any, str]:
-    """Return the file system of a URI and the name of its file there."""
+def file_system(uri: str) -> tuple[Any, str]:
+    """Return the file system of a URI and the name of its file there.
+
+    Raises:
+        DataError: an unknown scheme, a package that it needs, or credentials in the URI.
+    """
     scheme = scheme_of(uri)
     parts = urlsplit(uri)
     if "@" in parts.netloc and not scheme.startswith("abfs"):
@@ -241,7 +245,7 @@ def _system(uri: str) -> tuple[Any, str]:
         )
     try:
         if scheme in ARROW_SCHEMES:
-            with _clear_errors(uri):
+            with clear_errors(uri):
                 return _arrow_system(uri)
         options = _web_options() if scheme in WEB_SCHEMES else {}
         system, name = fsspec.core.url_to_fs(uri, **options)
@@ -279,7 +283,7 @@ def _web_options() -> dict[str, Any]:
 
 
 @contextmanager
-def _clear_errors(uri: str) -> Iterator[None]:
+def clear_errors(uri: str) -> Iterator[None]:
     """Say what a store or a server means: nothing there, no access, or no connection."""
     try:
         yield

@@ -17,12 +17,20 @@ class Figure:
     """Texts, epochs, lists or requests that there were to do."""
     failures: int
     """Jobs, or requests of our client, that failed."""
-    recovery_s: float
+    recovery_s: float | None
     """From the loss, or from the repair where there is one, until all goes on as before."""
     duplicates: int
     lost: int
     redone_share: float
     """Of the work, what was begun more than once."""
+    slowest_s: float | None = None
+    """Longest that one request of our client took, its repetitions included."""
+    problem: str = ""
+    """Why a try has no other figures: it is counted as failed."""
+
+    def is_good(self) -> bool:
+        """Return whether nothing failed, was lost, or is there twice."""
+        return not (self.failures or self.duplicates or self.lost or self.problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,10 @@ def keep(drill: str, figure: Figure) -> None:
     content = read_figures()
     content.setdefault(drill, []).append(figure)
     plain = {name: [dataclasses.asdict(one) for one in tries] for name, tries in content.items()}
-    RELIABILITY.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(plain, indent=1, sort_keys=True) + "\n"
+    aside = RELIABILITY.with_suffix(".aside")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(RELIABILITY)
 
 
 def read_figures() -> dict[str, list[Figure]]:

@@ -1,11 +1,10 @@
 """Lose nodes of a cluster of several hosts while it works. Each try gives one figure.
 
-python -m tests.chaos.nodes embed train recommend --tries 5
+python -m tests.chaos.reliability --tries 5 embed recommend train
 """
 
-import argparse
 import hashlib
-import signal
+import itertools
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import polars as pl
 
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
 from rec.stages.training import EVALUATED, METRICS_FILE, SERVED
-from tests.chaos.book import Figure, keep, read_book, redone, running
+from tests.chaos.book import Figure, read_book, redone, running
 from tests.chaos.counted import NUM_EPOCHS
 from tests.chaos.hosts import Host, Rig, rig, start_head, start_worker
 from tests.chaos.test_embed_kills import prepare_catalog
@@ -32,6 +31,7 @@ KILLED_AFTER = 2
 """Training loses its node in the epoch that follows this one."""
 TASKS_BEFORE = 4
 """Tasks that are done when the power goes."""
+NUM_WORKERS = 3
 CORES = 2
 """Of a node, and of everything that runs there: two workers never share one."""
 
@@ -44,8 +44,12 @@ class Site:
     head: Host
     workers: list[Host]
     expected: dict[str, object] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of tries, so that each has files of its own."""
+    is_spent: bool = False
+    """Never: every loss is repaired."""
 
-    def repair(self) -> None:
+    def ready(self) -> None:
         """Put new workers in the places of lost ones."""
         for lost in [worker for worker in self.workers if not worker.is_on()]:
             self.workers.remove(lost)
@@ -85,17 +89,17 @@ class _Run:
 
 
 @contextmanager
-def site(*, num_workers: int) -> Iterator[Site]:
-    """Give a rig with a head of no cores, and workers."""
+def site() -> Iterator[Site]:
+    """Give a rig with a head of no cores, and workers: two that train and one to take over."""
     with rig() as made:
         head = start_head(made)
-        workers = [start_worker(made, head, num_cpus=CORES) for _ in range(num_workers)]
+        workers = [start_worker(made, head, num_cpus=CORES) for _ in range(NUM_WORKERS)]
         yield Site(made=made, head=head, workers=workers)
 
 
-def embed(where: Site, number: int) -> Figure:
+def embed(where: Site) -> Figure:
     """Lose a worker node while the catalog is embedded."""
-    folder = where.made.folder / f"embed{number}"
+    folder = where.made.folder / f"embed{next(where.numbers)}"
     folder.mkdir()
     workspace = prepare_catalog(folder, num_items=NUM_ITEMS)
     run, book, strike = _run_and_cut(where, "embed", workspace, folder / "book")
@@ -113,9 +117,9 @@ def embed(where: Site, number: int) -> Figure:
     )
 
 
-def recommend(where: Site, number: int) -> Figure:
+def recommend(where: Site) -> Figure:
     """Lose a worker node while every user's list is made."""
-    folder = where.made.folder
+    folder, number = where.made.folder, next(where.numbers)
     workspace = _shop(where)
     if "lists" not in where.expected:
         calm = folder / "calm.parquet"
@@ -140,10 +144,10 @@ def recommend(where: Site, number: int) -> Figure:
     )
 
 
-def train(where: Site, number: int) -> Figure:
+def train(where: Site) -> Figure:
     """Lose a node on which a training worker runs; its place is taken on a third."""
     trained = _shop(where)
-    folder = where.made.folder
+    folder, number = where.made.folder, next(where.numbers)
     if "model" not in where.expected:
         calm = _linked(trained, folder / f"calm-train{number}")
         assert where.run("train", calm, folder / "unused").wait()
@@ -173,12 +177,11 @@ def train(where: Site, number: int) -> Figure:
     )
 
 
-DRILLS: dict[str, tuple[Callable[[Site, int], Figure], int]] = {
-    "embed": (embed, 2),
-    "recommend": (recommend, 2),
-    "train": (train, 3),
+DRILLS: dict[str, Callable[[Site], Figure]] = {
+    "embed": embed,
+    "recommend": recommend,
+    "train": train,
 }
-"""Each with the workers that it needs."""
 
 
 @dataclass(kw_only=True)
@@ -246,30 +249,3 @@ def _model_digest(workspace: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def main() -> None:
-    """Run drills and keep their figures."""
-    parser = argparse.ArgumentParser(description=str(__doc__))
-    parser.add_argument("drills", nargs="+", choices=sorted(DRILLS))
-    parser.add_argument("--tries", type=int, default=1)
-    arguments = parser.parse_args()
-    # Whoever ends it, nothing of the rig stays.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    num_workers = max(DRILLS[name][1] for name in arguments.drills)
-    with site(num_workers=num_workers) as where:
-        for number in range(arguments.tries):
-            for name in arguments.drills:
-                where.repair()
-                try:
-                    figure = DRILLS[name][0](where, number)
-                except AssertionError as error:
-                    # The drill, not the system, went wrong: nothing was lost when it should be.
-                    print(name, "no figure:", error, flush=True)  # noqa: T201
-                    continue
-                keep(name, figure)
-                print(name, figure, flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

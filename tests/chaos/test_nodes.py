@@ -1,4 +1,4 @@
-"""One try of each drill on several hosts; ``python -m tests.chaos.nodes`` repeats them."""
+"""One try of each drill on several hosts; ``python -m tests.chaos.reliability`` repeats them."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ MAX_REDONE = 0.1
 
 @pytest.fixture(scope="module")
 def where() -> Iterator[nodes.Site]:
-    with nodes.site(num_workers=3) as made:
+    with nodes.site() as made:
         yield made
 
 
@@ -32,8 +32,8 @@ def served() -> Iterator[service.Site]:
 
 @pytest.mark.parametrize("drill", sorted(nodes.DRILLS))
 def test_lost_node_changes_no_result(where: nodes.Site, drill: str) -> None:
-    where.repair()
-    figure = nodes.DRILLS[drill][0](where, 0)
+    where.ready()
+    figure = nodes.DRILLS[drill](where)
     print(f"\n{drill}: {figure}")  # noqa: T201
     assert figure.failures == figure.duplicates == figure.lost == 0
     assert figure.redone_share <= MAX_REDONE
@@ -41,7 +41,7 @@ def test_lost_node_changes_no_result(where: nodes.Site, drill: str) -> None:
 
 def test_strangers_on_the_network_reach_nothing(where: nodes.Site) -> None:
     """From a host of its own: what listens asks for the token, or hangs up."""
-    where.repair()
+    where.ready()
     stranger = where.made.add()
     for host in (where.head, where.workers[0]):
         for port in open_ports(stranger, host.address):
@@ -64,7 +64,7 @@ def test_strangers_on_the_network_reach_nothing(where: nodes.Site) -> None:
 
 @pytest.mark.parametrize("drill", sorted(service.DRILLS))
 def test_lost_node_loses_no_request(served: service.Site, drill: str) -> None:
-    served.settle()
+    served.ready()
     figure = service.DRILLS[drill](served)
     print(f"\nserving, {drill}: {figure}")  # noqa: T201
     assert figure.failures == figure.duplicates == figure.lost == 0

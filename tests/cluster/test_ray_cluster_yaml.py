@@ -77,7 +77,10 @@ def test_no_work_runs_on_the_aws_head() -> None:
 
 
 def test_on_premises_hosts_replace_the_aws_machines() -> None:
-    config = prepare_config(yaml.safe_load(on_premises_text()))
+    aws, config = yaml.safe_load(aws_text()), prepare_config(yaml.safe_load(on_premises_text()))
+    older = "RAY_enable_autoscaler_v2=0 "
+    starts = [command.replace(older, "") for command in config["head_start_ray_commands"]]
+    assert starts == aws["head_start_ray_commands"] != config["head_start_ray_commands"]
     assert config["provider"]["type"] == "local"
     (kind,) = config["available_node_types"].values()
     num_hosts = len(config["provider"]["worker_ips"])

@@ -16,7 +16,20 @@ print([name for name in sys.argv[2:] if name in sys.modules])
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "down", "status", "doctor", "submit", "backup", "restore", "keys", "sbom"]
+    "command",
+    [
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "submit",
+        "backup",
+        "restore",
+        "publish",
+        "fetch",
+        "keys",
+        "sbom",
+    ],
 )
 def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     out = subprocess.run(
