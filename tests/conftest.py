@@ -1,6 +1,7 @@
 """What tests share: a small bilingual shop, a workspace released from it, and one Ray cluster."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ hypothesis.settings.load_profile("nextray")
 
 # Before anything imports Ray: it reads its authentication settings at import. The token is the
 # tests' own, so that a user's is left alone.
-os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(tempfile.mkdtemp(prefix="nextray-token-")) / "token")
+TOKEN_FOLDER = Path(tempfile.mkdtemp(prefix="nextray-token-"))
+os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FOLDER / "token")
 from cluster.runtime import prepare_environment
 
 prepare_environment(os.environ)
@@ -40,6 +42,11 @@ from rec.stages.train_settings import TrainSettings
 from rec.stages.training import train
 
 NUM_PARTITIONS = 4
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    shutil.rmtree(TOKEN_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
