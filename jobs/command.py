@@ -18,6 +18,7 @@ from cluster.resources import PROFILES, Profile
 from jobs.domains import DOMAINS
 from jobs.recipes import RECIPES, Recipe
 from jobs.refusals import check_choice, in_one_line
+from jobs.repeated_flags import gather_repeated, list_flags
 from jobs.shell import check_workspace, stop
 from rec.errors import RecError
 
@@ -108,6 +109,7 @@ def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, des
     prog = f"python -m jobs.{name}"
     recipes = RECIPES | DOMAINS
     check_choice("recipe", words[0] if words else None, recipes, prog=prog)
+    words = gather_repeated(words, list_flags(arguments_type, flat=["recipe"]))
     configs = {
         recipe: (text, _defaults(arguments_type, value, recipe))
         for recipe, (text, value) in recipes.items()

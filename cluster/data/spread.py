@@ -4,6 +4,9 @@ Ray Data streams the tasks through an actor pool; each actor makes its worker on
 back in the order of the tasks, so a stage cannot tell who did the work. Where an actor is lost, the
 tasks without a result are spread again over new ones. Ray would restart the actor itself, but from
 constructor arguments in the object store: if those are lost too, the restart fails.
+
+A ``RecError`` of a worker is an answer, not a failure: it travels as a result and is raised here,
+as the one line it is. Ray would log its own traceback twice and put it into the message.
 """
 
 import logging
@@ -16,6 +19,7 @@ import cloudpickle
 import numpy as np
 
 from cluster.data.bars import spread_progress, task_size
+from rec.errors import RecError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -34,12 +38,24 @@ class TaskActor:
         # reads its number once, when unpickling the worker imports it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("POLARS_MAX_THREADS", str(num_threads))
-        self._worker = cloudpickle.loads(make_worker)()
+        self._refusal: RecError | None = None
+        try:
+            self._worker = cloudpickle.loads(make_worker)()
+        except RecError as error:
+            self._refusal = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the pickled result of each task."""
-        results = [cloudpickle.dumps(self._worker(cloudpickle.loads(t))) for t in batch["task"]]
+        """Return the pickled result of each task, or the ``RecError`` that it ended with."""
+        results = [cloudpickle.dumps(self._result(cloudpickle.loads(t))) for t in batch["task"]]
         return {"id": batch["id"], "result": np.array(results, dtype=object)}
+
+    def _result(self, task: Any) -> Any:
+        if self._refusal is not None:
+            return self._refusal
+        try:
+            return self._worker(task)
+        except RecError as error:
+            return error
 
 
 class RaySpread:
@@ -91,7 +107,10 @@ class RaySpread:
                 try:
                     for row in self._stream(pickled, {n: tasks[n] for n in left}):
                         number = int(row["id"])
-                        done[number] = cloudpickle.loads(row["result"])
+                        result = cloudpickle.loads(row["result"])
+                        if isinstance(result, RecError):
+                            raise result
+                        done[number] = result
                         progress.advance(bar, task_size(tasks[number]))
                 except ray.exceptions.ActorDiedError:
                     num_losses += 1

@@ -46,7 +46,7 @@ def map_columns(chunk: pl.DataFrame, *, mapping: Mapping[str, str], file_name: s
         return named.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in missing)
     raise DataError(
         f"{file_name}: expected a column {missing[0]!r}, found {list_names(chunk)}: "
-        f"map it with --cleaning.column {missing[0]}=THEIR_NAME"
+        f"map it with --column {missing[0]}=THEIR_NAME"
     )
 
 

@@ -290,5 +290,5 @@ def _check_event_types(statistics: LogStatistics) -> None:
         raise DataError(
             f"expected at most {MAX_EVENT_TYPES} different values in event_type, found "
             f"{len(statistics.event_types)}: map the column that names the kind of act with "
-            "--cleaning.column event_type=THEIR_NAME"
+            "--column event_type=THEIR_NAME"
         )
