@@ -24,6 +24,7 @@ from rec.stages.finetuning import FinetuneSettings
 from rec.stages.incremental import find_release
 from rec.stages.indexing import index
 from rec.stages.ingesting import ingest
+from rec.stages.mending import mend_feedback
 from rec.stages.preparation import prepare
 from rec.stages.recommending import recommend
 from rec.stages.releasing import promote, rollback
@@ -238,12 +239,14 @@ def run_rollback(workspace: Path) -> Fields:
 
 def run_ingest(workspace: Path) -> Fields:
     """Drain the event log into batches that the next preparation reads."""
+    mended = mend_feedback(workspace)
     counts = ingest(workspace)
     folder = str(workspace / "feedback" / "batches")
     return {
         "outputs": {"feedback": folder},
         "skipped": counts["events"] + counts["items"] == 0,
         "counts": counts,
+        **({} if mended is None else {"mended": dataclasses.asdict(mended)}),
     }
 
 

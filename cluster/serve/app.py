@@ -27,6 +27,7 @@ from rec.artifacts import read_artifact
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.recommender import current_release
 from rec.ranking.release import RELEASE_FILE
+from rec.stages.mending import mend_feedback
 
 APPLICATION = "nextray"
 READY_WITHIN_S = 120
@@ -84,6 +85,7 @@ def serving(
     release = current_release(workspace)
     read_artifact(release, verify=True)
     ensure_admin_key(workspace)
+    mend_feedback(workspace)
     empty_folder(workspace)
     load_histories(workspace, release)
     for name in ("ray.serve", "ray.serve._private"):

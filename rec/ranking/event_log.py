@@ -7,8 +7,10 @@ changes nothing. Queries are normalised and scrubbed on their way in, as ``prepa
 """
 
 import json
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
 from rec.data.scrubbing import stored_query
 from rec.errors import ArtifactError
-from rec.ranking.log_file import connect, create_tables, forget_deleted
+from rec.ranking.log_file import connect, create_tables, forget_deleted, hold
 
 LOG_FILE = Path("feedback") / "events.db"
 """Where a workspace keeps its log."""
@@ -104,11 +106,12 @@ class EventLog:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._let_go = weakref.finalize(self, os.close, hold(path))
             with self.transaction() as connection:
                 create_tables(connection, path)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise ArtifactError(
                 f"cannot open the event log {path} ({error}): check the folder's rights and disk, "
                 "or restore the file from a backup"
@@ -254,6 +257,7 @@ class EventLog:
             while self._connections:
                 self._connections.pop().close()
         self._local = threading.local()
+        self._let_go()
 
 
 def as_stored(event: Event) -> Event:

@@ -5,6 +5,8 @@ free pages. ``PRAGMA user_version`` is the format: files of before that setting 
 rewritten once, when the first user is erased.
 """
 
+import fcntl
+import os
 import sqlite3
 import subprocess
 import sys
@@ -84,6 +86,23 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON")
     return connection
+
+
+def lock_file(path: Path) -> int:
+    """Return a descriptor of the file whose lock says that a log is in use; close it to let go."""
+    return os.open(lock_path(path), os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def lock_path(path: Path) -> Path:
+    """Return where a log's lock is."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def hold(path: Path) -> int:
+    """Keep others from replacing a log's file; wait for who does. Close what is returned."""
+    descriptor = lock_file(path)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:

@@ -24,6 +24,7 @@ from rec.data.tombstones import ERASED_SINCE_FILE, read_tombstones, remember_bac
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.following import read_current
+from rec.ranking.log_mending import DAMAGED
 from rec.ranking.store_place import STORE_FILE, read_place
 from rec.stages.erasing_again import erase_marked
 from rec.stages.erasure_journal import only_erasure
@@ -155,6 +156,7 @@ def _in_order(workspace: Path) -> list[Path]:
         and not path.is_symlink()
         # It may hold a password, and who restores it would write to the server that is in use.
         and path != workspace / STORE_FILE
+        and not path.parent.name.startswith(DAMAGED)
         and not path.name.endswith(_SIDE_FILES)
         and not any(part.startswith(".") for part in path.relative_to(workspace).parts[:-1])
         and (not path.name.startswith(".") or path.name == ".gitignore")

@@ -45,6 +45,7 @@ from rec.ranking.feedback import found_feedback
 from rec.stages.embedding import EMBEDDINGS_FILE
 from rec.stages.erasure_journal import Journal, only_erasure
 from rec.stages.log_cleaning import recount_log
+from rec.stages.mending import forget_damaged
 from rec.stages.preparation import FEEDBACK_BATCHES, KEY_FILE
 from rec.stages.user_rows import find_bytes, parquet_names_user, without_users
 
@@ -98,6 +99,7 @@ def erase_stored(workspace: Path, erasure: Erasure) -> tuple[Path, Mapping[str, 
         add_tombstones(workspace, marks)
         journal = Journal(workspace, marks)
         _erase_log(workspace, erasure, journal)
+        stale += forget_damaged(workspace)
         for artifact in _artifacts(workspace, "events"):
             _erase_events(workspace, artifact, erasure, journal)
         for artifact in _artifacts(workspace, "sequences"):
