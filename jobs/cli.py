@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-JOBS = (
+WITH_RECIPE = (
     "pipeline",
     "prepare",
     "enrich",
@@ -23,19 +23,8 @@ JOBS = (
     "serve",
     "erase",
     "export-user",
-    "keys",
-    "demo",
-    "up",
-    "down",
-    "status",
-    "doctor",
-    "submit",
-    "backup",
-    "restore",
-    "publish",
-    "fetch",
-    "sbom",
 )
+"""Jobs: they read a recipe, and a cluster runs them for `nextray submit`."""
 WITHOUT_RECIPE = (
     "keys",
     "demo",
@@ -51,6 +40,7 @@ WITHOUT_RECIPE = (
     "sbom",
 )
 """Commands that read no recipe."""
+JOBS = (*WITH_RECIPE, *WITHOUT_RECIPE)
 _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray keys ACTION [options]
        nextray demo [options]

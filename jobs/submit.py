@@ -48,11 +48,10 @@ class SubmitArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    from jobs.cli import JOBS, WITHOUT_RECIPE  # it lists this job too
+    from jobs.cli import WITH_RECIPE  # it lists this job too
 
     words = list(sys.argv[1:] if argv is None else argv)
-    names = [name for name in JOBS if name not in WITHOUT_RECIPE]
-    place = next((n for n, word in enumerate(words) if word in names), len(words))
+    place = next((n for n, word in enumerate(words) if word in WITH_RECIPE), len(words))
     job = words[place:]
     run_command(
         SubmitArguments,
