@@ -1,20 +1,23 @@
 """Checkpoints: model files that may be read at all, and their part of the fingerprint.
 
 Only safetensors are loaded, only families on the list, and never code that comes with a model:
-a pickle or an ``auto_map`` runs a stranger's program. What is refused is refused before
-transformers sees the folder.
+a pickle or an ``auto_map`` runs a stranger's program, and so may the attention that a config names
+on the hub. What is refused is refused before transformers sees the folder.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from rec.artifacts import file_sha256
+from rec.encoders.model_files import check_files, check_header, read_json
+from rec.encoders.tokenizer_files import check_tokenizer
 from rec.errors import ConfigError
 
 ENCODER_ONLY = frozenset({"bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert"})
@@ -23,6 +26,17 @@ ENCODER_DECODER = frozenset({"t5", "mt5", "umt5"})
 STATIC = frozenset({"model2vec"})
 ALLOWED = ENCODER_ONLY | DECODER_ONLY | ENCODER_DECODER | STATIC
 _CONFIGS = ("config.json", "tokenizer_config.json")
+_FOREIGN = {
+    "auto_map": "it wants to run code of its own",
+    "custom_pipelines": "it wants to run code of its own",
+    "attn_implementation": "its attention may be code of the hub",
+    "_attn_implementation": "its attention may be code of the hub",
+    "quantization_config": "its weights need a library of their own",
+}
+"""Fields of a configuration that bring in what is not in the folder."""
+_PLAIN_ATTENTION = ("eager", "sdpa", None)
+_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers")
+_MIN_TENSORS_A_LAYER = 4
 IDENTITY_FILES = (
     *_CONFIGS,
     "tokenizer.json",
@@ -42,6 +56,8 @@ class Checkpoint:
     folder: Path
     model_type: str
     weights: tuple[Path, ...]
+    num_weights: int
+    """Numbers in all of them."""
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -52,16 +68,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             safetensors weights, or weights that only bear the name.
     """
     flag = f"--encoder.model {folder}"
-    configs = {name: _read_json(folder / name, flag) for name in _CONFIGS}
-    if configs["config.json"] is None:
+    config = check_folder(folder, flag)
+    if config is None:
         raise ConfigError(f"{flag}: expected a config.json, found none")
-    for name, values in configs.items():
-        if values is not None and "auto_map" in values:
-            raise ConfigError(
-                f"{flag}: {name} has an auto_map, it wants to run code of its own: choose a "
-                "model of a family that transformers knows"
-            )
-    model_type = str(configs["config.json"].get("model_type"))
+    model_type = str(config.get("model_type"))
     if model_type not in ALLOWED:
         raise ConfigError(
             f"{flag}: model_type {model_type!r} is not allowed, "
@@ -73,15 +83,36 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{flag}: no *.safetensors, other formats may run code when they are read: convert "
             "it with save_pretrained"
         )
-    for path in weights:
-        try:
-            with safe_open(path, framework="numpy"):
-                pass  # reads the header: sizes and names of the tensors
-        except (SafetensorError, OSError) as error:
+    shapes = [shape for path in weights for shape in _read_shapes(path, flag)]
+    for name in _LAYERS:
+        layers = config.get(name, 0)
+        if not isinstance(layers, int) or layers * _MIN_TENSORS_A_LAYER > len(shapes):
             raise ConfigError(
-                f"{flag}: {path.name} is no safetensors file ({error}): download it again"
-            ) from error
-    return Checkpoint(folder=folder, model_type=model_type, weights=weights)
+                f"{flag}: config.json asks for {name} {layers!r}, the weights hold {len(shapes)} "
+                "tensors: download it again"
+            )
+    return Checkpoint(
+        folder=folder, model_type=model_type, weights=weights, num_weights=sum(map(prod, shapes))
+    )
+
+
+def check_folder(folder: Path, flag: str) -> dict[str, Any] | None:
+    """Refuse what may bring code or run away in any model's folder; return its ``config.json``.
+
+    Raises:
+        ConfigError: there is something of the kind.
+    """
+    check_files(folder, flag)
+    configs = {name: read_json(folder / name, flag) for name in _CONFIGS}
+    for name, values in configs.items():
+        _check_foreign(values or {}, f"{flag}: {name}")
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{flag}: adapter_config.json names a base model elsewhere: merge the adapter into it "
+            "and save the result"
+        )
+    check_tokenizer(folder, flag)
+    return configs["config.json"]
 
 
 def checkpoint_fingerprint(folder: Path, identity: str) -> str:
@@ -135,13 +166,23 @@ def _package_folder(model: str) -> Path:
     return configs[0].parent
 
 
-def _read_json(path: Path, flag: str) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def _check_foreign(values: dict[str, Any], where: str) -> None:
+    for name, reason in _FOREIGN.items():
+        if name not in values or ("attn" in name and values[name] in _PLAIN_ATTENTION):
+            continue
+        raise ConfigError(
+            f"{where} has {name}, {reason}: choose a model of a family that transformers knows, "
+            "saved without it"
+        )
+
+
+def _read_shapes(path: Path, flag: str) -> list[list[int]]:
+    """Return the shapes of a file's tensors; its header is checked by safetensors itself."""
+    check_header(path, flag)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{flag}: {path.name} is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{flag}: {path.name} is not a JSON object")
-    return values
+        with safe_open(path, framework="numpy") as tensors:
+            return [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{flag}: {path.name} is no safetensors file ({error}): download it again"
+        ) from error

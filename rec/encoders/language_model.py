@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rec.artifacts import file_sha256
-from rec.encoders.checkpoints import DECODER_ONLY, find_checkpoint, read_checkpoint
+from rec.encoders.checkpoints import DECODER_ONLY, check_folder, find_checkpoint, read_checkpoint
+from rec.encoders.networks import load_network
 from rec.encoders.transformer import default_device
 from rec.errors import ConfigError
 
@@ -42,7 +43,6 @@ class LanguageModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         folder, gguf = _find(model)
-        options: dict[str, Any] = {"gguf_file": gguf.name} if gguf else {"use_safetensors": True}
         self._tokenizer = AutoTokenizer.from_pretrained(
             folder,
             trust_remote_code=False,
@@ -52,8 +52,12 @@ class LanguageModel:
         )
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, dtype=torch.float32, **options
+        loaded: Any = (
+            AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=False, dtype=torch.float32, gguf_file=gguf.name
+            )
+            if gguf
+            else load_network(folder, AutoModelForCausalLM)
         )
         self._model = loaded.to(default_device()).eval()
         self._batch_size = batch_size
@@ -106,6 +110,7 @@ def _find(model: str) -> tuple[Path, Path | None]:
                 raise ConfigError(
                     f"{flag}: package gguf is not installed: pip install 'nextray[enrich]'"
                 )
+            check_folder(folder, flag)
             return folder, files[0]
     folder = find_checkpoint(model)
     model_type = read_checkpoint(folder).model_type

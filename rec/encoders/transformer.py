@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding
-from transformers.utils import logging as transformers_logging
 
 from rec.encoders.backends import BackendName, make_backend
 from rec.encoders.checkpoints import ENCODER_DECODER, checkpoint_fingerprint, read_checkpoint
+from rec.encoders.networks import load_network
 from rec.encoders.tokens import TextTokenizer
 
 _CHUNK_BATCHES = 16
@@ -130,16 +130,10 @@ def load_transformer(folder: Path) -> nn.Module:
     """Return a checkpoint's model in float32: of an encoder-decoder family the encoder half.
 
     Raises:
-        ConfigError: a ``model_type`` outside the allow-list, code of its own, or no safetensors.
+        ConfigError: as :func:`rec.encoders.networks.load_network`.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    model_type = read_checkpoint(folder).model_type
-    auto = AutoModelForTextEncoding if model_type in ENCODER_DECODER else AutoModel
-    model: nn.Module = auto.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-    )
-    return model
+    is_half = read_checkpoint(folder).model_type in ENCODER_DECODER
+    return load_network(folder, AutoModelForTextEncoding if is_half else AutoModel)
 
 
 def width_of(model: nn.Module) -> int:

@@ -47,7 +47,10 @@ def _read_layers(model: str, *, num_layers: int, max_length: int) -> tuple[Any, 
     Raises:
         ConfigError: it is not there, may not be loaded, is of another family or too small.
     """
-    from transformers import AutoModel  # 2 s that the other towers need not pay
+    # 2 s that the other towers need not pay
+    from transformers import AutoModel
+
+    from rec.encoders.networks import load_network
 
     flag = f"--model.decoder {model}"
     try:
@@ -57,7 +60,7 @@ def _read_layers(model: str, *, num_layers: int, max_length: int) -> tuple[Any, 
         raise ConfigError(str(error).replace("--encoder.model", "--model.decoder")) from error
     if family not in _PARTS:
         raise ConfigError(f"{flag}: expected one of {', '.join(_PARTS)}, it is {family}")
-    network = AutoModel.from_pretrained(folder, use_safetensors=True, dtype="float32")
+    network: Any = load_network(folder, AutoModel)
     layers, words = _PARTS[family]
     found, places = len(getattr(network, layers)), network.config.max_position_embeddings
     if found < num_layers or places < max_length:
