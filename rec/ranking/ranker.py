@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.features import FEATURES, RANKED
+from rec.ranking.columns import FEATURES, RANKED
 
 RANKER_FILE = "ranker.json"
 MODES = ("new", "all")
@@ -99,6 +99,7 @@ class Trees:
     Attributes:
         lead: the source that orders best alone; the trees start from its order.
         booster: what the trees add to it; absent where that made the order no better.
+        weight: share of what they say that counts.
         cold_offset: what an item without events starts with beside that.
         slope: of the log-odds in that number.
         intercept: log-odds where it is 0.
@@ -107,6 +108,7 @@ class Trees:
 
     lead: str
     booster: lightgbm.Booster | None
+    weight: float
     cold_offset: float
     slope: float
     intercept: float
@@ -116,7 +118,8 @@ class Trees:
         """Return the number that orders one user's candidates, float64 ``(C,)``."""
         raw = LEAD_WEIGHT * follow_lead(features, self.lead)
         if self.booster is not None:
-            raw += np.asarray(self.booster.predict(features, num_threads=num_threads))
+            added = np.asarray(self.booster.predict(features, num_threads=num_threads))
+            raw += self.weight * added
         return raw + self.cold_offset * is_without_events(features)
 
 
@@ -176,6 +179,7 @@ def save_ranker(ranker: Ranker, folder: Path) -> None:
         modes[mode] = {
             "lead": trees.lead,
             "has_trees": trees.booster is not None,
+            "weight": trees.weight,
             "cold_offset": trees.cold_offset,
             "slope": trees.slope,
             "intercept": trees.intercept,
@@ -205,7 +209,8 @@ def load_ranker(folder: Path) -> Ranker:
                     else None
                 ),
                 lead=entry["lead"],
-                cold_offset=entry.get("cold_offset", 0.0),  # older releases have none
+                weight=entry["weight"],
+                cold_offset=entry["cold_offset"],
                 slope=entry["slope"],
                 intercept=entry["intercept"],
                 metrics=entry["metrics"],

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from rec.data.splits import EvaluationSet
 from rec.evaluation.ranking_metrics import ndcg_at_k
-from rec.ranking.features import FEATURES
+from rec.ranking.columns import FEATURES
 from rec.ranking.ranker import (
     LEAD_WEIGHT,
     LEADS,
@@ -41,6 +41,8 @@ _TRUNCATION = 20
 """Places that LambdaRank looks at: twice a list."""
 _COLD_OFFSETS = np.arange(-1.0, 3.01, 0.1).round(1)
 """What is tried for items without events; the lead's first place starts with ``LEAD_WEIGHT``."""
+_WEIGHTS = (1.0, 0.5, 0.25)
+"""Shares of what the trees say that are tried: those of a small log believe too much of it."""
 _FEWEST_TO_COMPARE = 10
 """Moments with a hit below which not even single sources are compared."""
 logger = logging.getLogger(__name__)
@@ -99,10 +101,12 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
     metrics = {name: _ndcg(examples, follow_lead(examples.features, name)) for name in LEADS}
     lead = max(metrics, key=lambda name: metrics[name])
     start = LEAD_WEIGHT * follow_lead(examples.features, lead)
-    raw, is_better = start, False
+    raw, weight, is_better = start, 1.0, False
     if num_moments >= max(config.min_moments, config.num_folds):
         added = _predict_out_of_fold(examples, start, config=config, num_threads=num_threads)
-        metrics["trees"] = _ndcg(examples, start + added)
+        found = {weight: _ndcg(examples, start + weight * added) for weight in _WEIGHTS}
+        weight = max(found, key=lambda weight: found[weight])
+        metrics["trees"] = found[weight]
         is_better = metrics["trees"] > metrics[lead]
     if not is_better:
         logger.info("ranker: %s orders best on this log: %s", lead, metrics)
@@ -110,7 +114,7 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
             return None
     booster = None
     if is_better:
-        raw = start + added
+        raw = start + weight * added
         everyone = np.ones(num_moments, dtype=np.bool_)
         booster = _train(examples, start, everyone, config=config, num_threads=num_threads)
     cold_offset = find_cold_offset(examples, raw, max_loss=config.max_cold_loss)
@@ -119,6 +123,7 @@ def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) ->
     return Trees(
         lead=lead,
         booster=booster,
+        weight=weight,
         cold_offset=cold_offset,
         slope=slope,
         # Moments without a hit were left out: nothing in them was a target.

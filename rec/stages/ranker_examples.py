@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet, hold_out_last, next_moments, temporal_split
-from rec.ranking.features import CANDIDATE_EVENTS, FEATURES, find_candidates
+from rec.ranking.columns import FEATURES
+from rec.ranking.features import CANDIDATE_EVENTS, find_candidates
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.sources import SourceTables
 

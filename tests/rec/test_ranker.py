@@ -14,7 +14,8 @@ from rec.data.events import Event
 from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import EvaluationSet, next_moments, temporal_split
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.features import FEATURES, SOURCES, Candidates, find_candidates
+from rec.ranking.columns import FEATURES
+from rec.ranking.features import SOURCES, Candidates, find_candidates
 from rec.ranking.ranker import RANKER_FILE, Ranker, RankerConfig, load_ranker, save_ranker
 from rec.ranking.recommender import Recommender, current_release
 from rec.ranking.requests import Request
@@ -109,6 +110,52 @@ def test_features_of_a_repeated_item(train: Sequences) -> None:
     assert column(found, "history_repeat_share", row=0, item=1) == pytest.approx(1 / 3)
     assert column(found, "user_idle", row=1, item=1) == pytest.approx(np.log1p(2 * 3600))
     assert np.isnan(column(found, "item_idle", row=0, item=5)), "item 5 has no event"
+
+
+def test_features_of_habits(train: Sequences) -> None:
+    cosines = np.zeros((3, 6), dtype=np.float32)
+    tables = tables_of(train)
+    found = find_candidates(tables, train, cosines=cosines, num_candidates=6)
+    # Ann had item 1 at 0 h and 5 h, item 2 between: three moments of one event.
+    expected = {
+        "own_rate": (2 / 3, 1 / 3, 0.0),
+        "own_rate_since": (2 / 3, 1 / 2, np.nan),
+        "own_faded_0.8": (1 + 0.8**2, 0.8, 0.0),
+        "own_faded_0.5": (1.25, 0.5, 0.0),
+        "own_idle_over_own_gap": (-np.log1p(5 * 3600), np.nan, np.nan),
+        "own_places_over_own_gap": (np.log(1 / 2), np.nan, np.nan),
+        "user_moments": (np.log1p(3),) * 3,
+        "user_moment_size": (1.0,) * 3,
+        "user_gap": (np.log1p(2.5 * 3600),) * 3,
+    }
+    for name, values in expected.items():
+        mine = [column(found, name, row=0, item=item) for item in (1, 2, 3)]
+        np.testing.assert_allclose(mine, values, rtol=1e-6, err_msg=name)
+    # Of the six events two are of item 1, two of item 2, one of item 3.
+    taste = (2 * np.log(2.5 / 7) + np.log(2.5 / 7)) / 3
+    assert column(found, "user_popularity", row=0, item=3) == pytest.approx(taste)
+    above = np.log(1.5 / 7) - taste
+    assert column(found, "popularity_over_user", row=0, item=3) == pytest.approx(above)
+
+
+def test_features_of_the_newest_moment() -> None:
+    train = sequences([(2, 0), (1, 5), (4, 5)], [(3, 1)], [])
+    cosines = np.zeros((3, 6), dtype=np.float32)
+    tables = tables_of(train)
+    found = find_candidates(tables, train, cosines=cosines, num_candidates=6)
+    # Items 1 and 4 are tied; categories go by turns.
+    assert column(found, "newest_category", row=0, item=3) == 0.5
+    assert column(found, "newest_category", row=1, item=1) == 1.0
+    assert column(found, "newest_category", row=1, item=2) == 0.0
+    near = (tables.text[0] + tables.text[3]) @ tables.text[2] / 2
+    assert column(found, "newest_text", row=0, item=3) == pytest.approx(near, abs=1e-6)
+    # The log's pairs within three events: 2 then 1, 2 then 4, 1 beside 4 both ways.
+    assert column(found, "newest_follows", row=0, item=1) == pytest.approx(1 / 2)
+    assert column(found, "newest_follows", row=0, item=2) == 0
+    assert column(found, "newest_follows", row=1, item=4) == 0, "nothing followed item 3"
+    assert column(found, "user_moment_size", row=0, item=3) == 1.5
+    assert np.isnan(column(found, "user_moment_size", row=2, item=3)), "nothing is known"
+    assert column(found, "newest_category", row=2, item=3) == 0
 
 
 def test_equal_scores_share_a_rank(train: Sequences) -> None:
