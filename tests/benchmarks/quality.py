@@ -123,6 +123,7 @@ def job_for(name: str, task: Task, arguments: argparse.Namespace) -> dict[str, A
         "negatives": 256,
         "batch_size": 32 if num_users < 5000 else 128,
         "budget_s": arguments.budget_s,
+        "wall_s": arguments.wall_s,
         "patience": arguments.patience,
         "max_epochs": 200,
     }
@@ -197,7 +198,7 @@ def render(logs: Mapping[str, Mapping[str, Any]]) -> str:
             metrics = (row[f"{key}@{K}"] for key in ("ndcg", "recall", "mrr", "coverage"))
             cells = " | ".join(f"{value:.4f}" for value in metrics)
             # Who ran out of budget may have had better lists to come: the reader must know.
-            is_cut = any(run.get("stopped_by") == "budget" for run in row["runs"])
+            is_cut = any(run.get("stopped_by") in ("budget", "wall") for run in row["runs"])
             label = f"{name} (stopped by the budget)" if is_cut else name
             lines.append(f"| {label} | {cells} | {row['cpu_s']} |")
         lines.append(
@@ -221,6 +222,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=OTHERS, default=list(OTHERS))
     parser.add_argument(
         "--budget-s", type=float, default=600, help="CPU-s of a sequence peer's fit"
+    )
+    parser.add_argument(
+        "--wall-s", type=float, default=3600, help="wall time of it, for busy machines"
     )
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better NDCG")
     parser.add_argument("--peer-folder", type=Path, default=Path("build/rectools"))

@@ -3,8 +3,8 @@
     PEER/bin/python tests/benchmarks/quality_child.py JOB.json
 
 It imports nothing of ours. RecTools' sequence models stop when NDCG@10 of the last event of up to
-2,000 users has not risen for ``patience`` epochs, or when the CPU budget is spent, and answer with
-the best epoch's weights. Prints one JSON line.
+2,000 users has not risen for ``patience`` epochs, or when the CPU or wall time is spent, within an
+epoch too, and answer with the best epoch's weights. Prints one JSON line.
 """
 
 import copy
@@ -32,9 +32,12 @@ VALIDATION_USERS = 2000
 class Stopper(Callback):
     """Measure NDCG@10 after each epoch, keep the best weights, stop in time."""
 
-    def __init__(self, *, patience: int, budget_s: float, exclude_seen: bool) -> None:
-        self.patience, self.budget_s, self.exclude_seen = patience, budget_s, exclude_seen
-        self.started = time.process_time()
+    def __init__(
+        self, *, patience: int, budget_s: float, wall_s: float, exclude_seen: bool
+    ) -> None:
+        self.patience, self.exclude_seen = patience, exclude_seen
+        self.cpu_until = time.process_time() + budget_s
+        self.wall_until = time.monotonic() + wall_s
         self.curve: list[float] = []
         self.best: dict[str, Any] = {}
         self.gains: list[float] = []
@@ -57,6 +60,18 @@ class Stopper(Callback):
             gain = torch.where(place <= 10, 1 / torch.log2(place + 1.0), 0.0)
             self.gains.extend(gain.tolist())
 
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # The epoch ends here, with its validation: what has been learnt so far is answered with.
+        trainer.should_stop = self.is_spent()
+
+    def is_spent(self) -> bool:
+        """Say whether a limit is reached, and keep which."""
+        if time.process_time() > self.cpu_until:
+            self.why = "budget"
+        elif time.monotonic() > self.wall_until:
+            self.why = "wall"
+        return self.why in ("budget", "wall")
+
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         # The validation of an epoch ends before this hook; that of the sanity check has no epoch.
         score = float(np.mean(self.gains)) if self.gains else 0.0
@@ -65,10 +80,8 @@ class Stopper(Callback):
             self.best = copy.deepcopy(module.torch_model.state_dict())
         self.curve.append(score)
         since_best = len(self.curve) - 1 - int(np.argmax(self.curve))
-        if since_best >= self.patience:
+        if not self.is_spent() and since_best >= self.patience:
             self.why = "no better"
-        elif time.process_time() - self.started > self.budget_s:
-            self.why = "budget"
         trainer.should_stop = self.why != "epochs"
 
 
@@ -93,7 +106,10 @@ def last_of_some(events: pd.DataFrame, *, seed: int) -> np.ndarray:
 def run_sequence_model(job: dict[str, Any], events: pd.DataFrame, asked: list[str]) -> Any:
     seed_everything(job["seed"])
     stopper = Stopper(
-        patience=job["patience"], budget_s=job["budget_s"], exclude_seen=job["exclude_seen"]
+        patience=job["patience"],
+        budget_s=job["budget_s"],
+        wall_s=job["wall_s"],
+        exclude_seen=job["exclude_seen"],
     )
 
     def trainer() -> Trainer:
