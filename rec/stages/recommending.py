@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rec.artifacts import read_artifact
+from rec.data.columns import list_names, text_column
 from rec.data.files import list_files, read_chunks
 from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import Sequences, load_sequences
@@ -94,11 +95,13 @@ def recommend(
 
     Raises:
         ArtifactError: nothing was promoted.
-        ConfigError: k is below 1.
+        ConfigError: k is below 1, or the output's name is not that of a Parquet file.
         DataError: the users file cannot be read or has no users.
     """
     if k < 1:
         raise ConfigError(f"--k must be >= 1, got {k}")
+    if output.suffix != ".parquet":
+        raise ConfigError(f"--output must end with .parquet, got {output}")
     release = read_artifact(current_release(workspace))
     folder = workspace / "sequences" / release.parents["sequences"]
     sequences = load_sequences(folder)
@@ -172,9 +175,11 @@ def _read_user_ids(path: str) -> list[str]:
     for file in list_files([path]):
         for chunk in read_chunks(file):
             if "user_id" not in chunk.columns:
-                found = ", ".join(chunk.columns)
-                raise DataError(f"{file}: expected a column 'user_id', found {found}")
-            ids.update(dict.fromkeys(chunk["user_id"].cast(pl.String).drop_nulls().to_list()))
+                raise DataError(
+                    f"{file}: expected a column 'user_id', found {list_names(chunk)}: rename it"
+                )
+            column = text_column(chunk, "user_id", str(file))
+            ids.update(dict.fromkeys(column.drop_nulls().to_list()))
     if not ids:
         raise DataError(f"expected at least one user_id in {path}, found none")
     return list(ids)
