@@ -15,6 +15,7 @@ import tyro
 from cluster.memory import MemoryMeter
 from cluster.progress import console
 from cluster.resources import PROFILES, Profile
+from jobs.disk_errors import disk_error
 from jobs.domains import DOMAINS
 from jobs.recipes import RECIPES, Recipe
 from jobs.refusals import check_choice, in_one_line
@@ -97,6 +98,13 @@ def run_job(
     except KeyboardInterrupt:
         console().print("stopped")
         sys.exit(130)
+    except Exception as error:
+        told = disk_error(error, arguments.workspace)
+        if told is None:
+            raise
+        if arguments.verbose:
+            traceback.print_exc()
+        stop(told)
 
 
 def parse(arguments_type: type[A], argv: Sequence[str] | None, *, name: str, description: str) -> A:

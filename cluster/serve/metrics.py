@@ -8,6 +8,7 @@ emptied when ``serve`` starts. Like the event log it is one machine's.
 Labels hold routes, statuses, stages, reasons and releases: never an id, a query or a key.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from rec.ranking.feedback import Log
 
 FOLDER = Path("feedback/metrics")
 """Beside the event log, in the workspace."""
+RESERVED_BYTES = 1 << 20
+"""Of each file: several times what all routes, stages and releases take."""
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Where ``prometheus_client`` looks for the folder."""
 COVERAGE_IMPRESSIONS = 1000
@@ -37,14 +40,16 @@ LAG_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0)
 BATCHES = (1, 2, 4, 8, 16, 32)
 
 
+_log = logging.getLogger(__name__)
+
+
 class Metrics:
     """Count and time what one process does."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Count into files of a folder that other processes share; alone without one."""
         self._folder = folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        if folder is not None and _reserve(folder):
             # Ray starts its workers before we are asked, so the variable cannot be there when the
             # library is imported, which is when it chooses.
             os.environ[VARIABLE] = str(folder)
@@ -127,6 +132,25 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str, bounds: Sequence[float]) -> Histogram:
         return Histogram(f"nextray_{name}", text, labels, registry=self._registry, buckets=bounds)
+
+
+def _reserve(folder: Path) -> bool:
+    """Take the space of this process's numbers from the disk; return whether there was any.
+
+    The library maps its files into memory, where a write that finds the disk full ends the process.
+    """
+    aside = folder / f".{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("counter", "histogram"):
+            with aside.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVED_BYTES)
+            aside.replace(folder / f"{kind}_{os.getpid()}.db")
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        _log.warning("no numbers of this process are shared: %s", error)
+        return False
+    return True
 
 
 class _Facts:

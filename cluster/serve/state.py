@@ -5,6 +5,7 @@ Stateless but for those files: any replica answers any request. It loads no mode
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,11 @@ ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
 LOG_WITHIN_S = 0.25
 """Many times what a commit takes; a list later than this would be worse than an unlogged one."""
+_REASONS = {
+    sqlite3.SQLITE_FULL: "its disk is full, free some space",
+    sqlite3.SQLITE_READONLY: "its disk is read-only",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged and is mended when the service starts anew",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -226,3 +232,13 @@ State = Annotated[GatewayState, Depends(_of_request)]
 def retry_later(detail: str) -> HTTPException:
     """Return a 503 that says when to come again."""
     return HTTPException(503, detail, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def not_stored(error: Exception) -> HTTPException:
+    """Return a 503 that says why the event log has not taken something; one of ``LOG_ERRORS``."""
+    number = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else 0
+    reason = _REASONS.get(number, "see the server's log")
+    return retry_later(
+        f"the event log cannot write ({reason}): nothing is acknowledged, send the same again "
+        "later, it counts once"
+    )

@@ -21,7 +21,7 @@ from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
 from rec.data.scrubbing import stored_query
 from rec.errors import ArtifactError
-from rec.ranking.log_file import connect, create_tables, forget_deleted, hold
+from rec.ranking.log_file import connect, create_tables, forget_deleted, hold, what_to_do
 
 LOG_FILE = Path("feedback") / "events.db"
 """Where a workspace keeps its log."""
@@ -113,8 +113,7 @@ class EventLog:
                 create_tables(connection, path)
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(
-                f"cannot open the event log {path} ({error}): check the folder's rights and disk, "
-                "or restore the file from a backup"
+                f"cannot open the event log {path} ({error}): {what_to_do(path)}"
             ) from error
 
     def append(self, events: Sequence[Event]) -> Appended:

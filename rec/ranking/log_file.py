@@ -7,6 +7,7 @@ rewritten once, when the first user is erased.
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,8 @@ LOG_FORMAT = 1
 _BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for another process; a commit takes milliseconds."""
 _CHUNK_BYTES = 1 << 24
+_NEEDED_BYTES = 1 << 16
+"""What opening a log may write."""
 
 _SEARCH = """
 import sys
@@ -103,6 +106,14 @@ def hold(path: Path) -> int:
     descriptor = lock_file(path)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
+
+
+def what_to_do(path: Path) -> str:
+    """Return how to help a log that cannot be opened."""
+    if path.parent.is_dir() and shutil.disk_usage(path.parent).free < _NEEDED_BYTES:
+        # SQLite calls it an I/O error, because it is its index of the write-ahead log that fails.
+        return "its disk is full, free some space"
+    return "check the folder's rights and disk, or restore the file from a backup"
 
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:

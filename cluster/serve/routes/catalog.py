@@ -12,7 +12,7 @@ from cluster.serve.answering import listed, milliseconds
 from cluster.serve.calls import DEADLINE_S, UnavailableError
 from cluster.serve.problems import new_request_id, request_id_of
 from cluster.serve.schemas import ItemAnswer, ItemBody, ItemId, RecommendAnswer
-from cluster.serve.state import GatewayState, State, retry_later
+from cluster.serve.state import GatewayState, State, not_stored, retry_later
 from rec.ranking.feedback import LOG_ERRORS
 from rec.ranking.item_changes import ItemChange
 from rec.ranking.item_rows import clean_item, render_item
@@ -98,7 +98,7 @@ async def _store(state: GatewayState, change: ItemChange) -> None:
         await asyncio.to_thread(state.changes.append, [change])
     except LOG_ERRORS as error:
         _log.exception("the event log refused an item")
-        raise retry_later("the event log cannot write: nothing was stored") from error
+        raise not_stored(error) from error
 
 
 def _no_item(item_id: str) -> HTTPException:
