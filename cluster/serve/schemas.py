@@ -87,6 +87,7 @@ class EvidenceAnswer(BaseModel):
     event_type: str
     timestamp_ms: int
     num_events: int
+    num_of_type: int
     effect: float
     shared: dict[str, list[str]]
 

@@ -183,6 +183,7 @@ class Explainer:
                     event_type=history.event_type_names[code] if code >= 0 else "",
                     timestamp_ms=int(history.timestamps_ms[newest]),
                     num_events=len(places),
+                    num_of_type=int((history.event_types[places] == code).sum()),
                     effect=float(falls[unit]),
                     shared=self._shared.between(item, token) if is_item else {},
                 )

@@ -80,7 +80,8 @@ class Evidence:
         title: the item's title, or the query.
         event_type: of the newest of these events.
         timestamp_ms: of the newest of these events.
-        num_events: how many there were.
+        num_events: how many there were, of any type.
+        num_of_type: how many of them were of ``event_type``: the number that a sentence may say.
         effect: by how much the listed item's relevance falls if they are left out; above 0.
         shared: attribute -> values that both items have (``category``, ``tags``, ``words``, ...).
     """
@@ -90,6 +91,7 @@ class Evidence:
     event_type: str
     timestamp_ms: int
     num_events: int
+    num_of_type: int
     effect: float
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

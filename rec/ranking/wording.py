@@ -11,52 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rec.data.text import detect_language
+from rec.ranking.facts import Fact, Facts
 from rec.ranking.requests import Evidence, Language
+from rec.ranking.vocabulary import label_of, verb_of
 
 _MAX_CHARACTERS = 60
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'"})
 _SAMPLE = 500
 """Titles that the catalog's language is read from."""
 _POPULAR = frozenset({"popularity", "recent_popularity", "newest_popularity"})
-
-_VERBS: dict[Language, dict[str, str]] = {
-    "en": {
-        "view": "viewed",
-        "click": "viewed",
-        "cart": "put into the cart",
-        "add_to_cart": "put into the cart",
-        "purchase": "bought",
-        "buy": "bought",
-        "order": "bought",
-        "rate": "rated",
-        "rating": "rated",
-        "search": "searched for",
-        "like": "liked",
-        "save": "saved",
-        "play": "played",
-        "watch": "watched",
-        "read": "read",
-        "": "chose",
-    },
-    "zh": {
-        "view": "浏览过",
-        "click": "浏览过",
-        "cart": "加购过",
-        "add_to_cart": "加购过",
-        "purchase": "购买过",
-        "buy": "购买过",
-        "order": "购买过",
-        "rate": "评价过",
-        "rating": "评价过",
-        "search": "搜索过",
-        "like": "赞过",
-        "save": "收藏过",
-        "play": "播放过",
-        "watch": "看过",
-        "read": "读过",
-        "": "选择过",
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +59,7 @@ def explain_in_words(words: Words, evidence: Sequence[Evidence], *, language: La
 
     >>> tea = Evidence(
     ...     item_id="1", title="Green tea", event_type="purchase", timestamp_ms=0, num_events=3,
-    ...     effect=0.5, shared={"category": ("Tea",)},
+    ...     num_of_type=3, effect=0.5, shared={"category": ("Tea",)},
     ... )
     >>> words = Words(title="Black tea", source="sequence", is_own=[False], has_history=True)
     >>> explain_in_words(words, [tea], language="en")
@@ -114,7 +77,40 @@ def explain_in_words(words: Words, evidence: Sequence[Evidence], *, language: La
         text = f"因为您{'，还'.join(parts)}。"
     else:
         text = f"Because you {' and '.join(parts)}."
-    return text + _common_ground(evidence[0], language)
+    return text + _common_ground(evidence, language)
+
+
+def facts_of(words: Words, evidence: Sequence[Evidence], *, language: Language) -> Facts:
+    """Return what a sentence about some evidence may name, and what it may say of it.
+
+    >>> tea = Evidence(
+    ...     item_id="1", title="Green tea", event_type="purchase", timestamp_ms=0, num_events=3,
+    ...     num_of_type=2, effect=0.5, shared={"category": ("Tea",)},
+    ... )
+    >>> words = Words(title="Black tea", source="sequence", is_own=[False], has_history=True)
+    >>> facts = facts_of(words, [tea], language="en").facts
+    >>> [(fact.text, fact.count, fact.label) for fact in facts]
+    [('Green tea', 2, None), ('Tea', None, 'category')]
+    """
+    things = [
+        Fact(
+            text=quotable(piece.title),
+            verbs=frozenset({_verb(piece, language)}),
+            count=piece.num_of_type,
+            is_listed=own,
+        )
+        for piece, own in zip(evidence, words.is_own, strict=True)
+    ]
+    sharers: dict[tuple[str, str], set[int]] = {}
+    for place, piece in enumerate(evidence):
+        for name, values in piece.shared.items():
+            for value in values:
+                sharers.setdefault((name, quotable(value)), set()).add(place)
+    shared = [
+        Fact(text=text, attribute=quotable(name), label=label_of(name, language), of=frozenset(of))
+        for (name, text), of in sharers.items()
+    ]
+    return Facts(language=language, facts=(*things, *shared), title=quotable(words.title))
 
 
 def catalog_language(titles: Sequence[str]) -> Language:
@@ -124,11 +120,12 @@ def catalog_language(titles: Sequence[str]) -> Language:
     return "zh" if found["zh"] > found["en"] else "en"
 
 
+def _verb(piece: Evidence, language: Language) -> str:
+    return verb_of("search" if piece.item_id is None else piece.event_type, language)
+
+
 def _deed(piece: Evidence, *, is_own: bool, language: Language) -> str:
-    verbs = _VERBS[language]
-    name = "search" if piece.item_id is None else piece.event_type
-    verb = verbs.get(name, verbs[""])
-    count = piece.num_events
+    verb, count = _verb(piece, language), piece.num_of_type
     if language == "zh":
         thing = "此商品" if is_own else f"“{quotable(piece.title)}”"
         return f"{verb}{thing}" + (f"（{count} 次）" if count > 1 else "")
@@ -136,26 +133,29 @@ def _deed(piece: Evidence, *, is_own: bool, language: Language) -> str:
     return f"{verb} {thing}" + (f" ({count} times)" if count > 1 else "")
 
 
-def _common_ground(piece: Evidence, language: Language) -> str:
+def _common_ground(evidence: Sequence[Evidence], language: Language) -> str:
     """Name the first attribute that the item shares with its strongest evidence."""
-    for name, values in piece.shared.items():
-        listed = [f"“{quotable(value)}”" for value in values[:2]]
-        if language == "zh":
-            said = "、".join(listed)
-            if name == "category":
-                return f"它们同属{said}。"
-            if name == "words":
-                return f"它们的名称都含有{said}。"
-            label = {"tags": "标签", "price": "价位"}.get(name, quotable(name))
-            return f"它们的{label}相同：{said}。"
-        said = " and ".join(listed)
+    piece = evidence[0]
+    if not piece.shared:
+        return ""
+    name, values = next(iter(piece.shared.items()))
+    listed = [f"“{quotable(value)}”" for value in values[:2]]
+    label = label_of(name, language) or f"“{quotable(name)}”"
+    # With two things named, "both" would be these two.
+    title = f"“{quotable(piece.title)}”" if len(evidence) > 1 else ""
+    if language == "zh":
+        said, they = "、".join(listed), f"此商品与{title}" if title else "它们"
         if name == "category":
-            return f" Both are in {said}."
+            return f"{they}同属{said}。"
         if name == "words":
-            return f" Both names have {said}."
-        label = {"tags": "tag", "price": "price band"}.get(name, quotable(name))
-        return f" Both have the {label} {said}."
-    return ""
+            return f"{they}的名称都含有{said}。"
+        return f"{they}的{label}相同：{said}。"
+    said, they = " and ".join(listed), f"This and {title} both" if title else "Both"
+    if name == "category":
+        return f" This and {title} are both in {said}." if title else f" Both are in {said}."
+    if name == "words":
+        return f" {they} have {said} in the name." if title else f" Both names have {said}."
+    return f" {they} have the {label} {said}."
 
 
 def _without_evidence(words: Words, language: Language) -> str:
