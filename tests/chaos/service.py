@@ -49,6 +49,8 @@ class Tally:
     """Since when each client waits for its call."""
     slowest_s: float = 0.0
     problems: Counter[str] = field(default_factory=Counter)
+    slow: list[tuple[float, float]] = field(default_factory=list)
+    """When a slow call ended, and how long it took."""
     acknowledged: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -116,6 +118,7 @@ class Load:
                 self.tally.acknowledged.add(event_id)
             if problem or elapsed > SLOW_S:
                 self.tally.troubled_at = time.monotonic()
+                self.tally.slow.append((self.tally.troubled_at, elapsed))
 
 
 @dataclass(kw_only=True)
@@ -234,6 +237,7 @@ def _warm(tally: Tally) -> None:
         tally.calls = tally.failed = 0
         tally.slowest_s = tally.troubled_at = 0.0
         tally.problems.clear()
+        tally.slow.clear()
 
 
 def _until_quiet(where: Site, tally: Tally, *, since: float) -> Figure:
@@ -246,8 +250,8 @@ def _until_quiet(where: Site, tally: Tally, *, since: float) -> Figure:
     with tally.lock:
         acknowledged = set(tally.acknowledged)
         calls, failed, slowest_s = tally.calls, tally.failed, tally.slowest_s
-        if tally.problems:
-            print(dict(tally.problems), flush=True)  # noqa: T201
+        slow = [f"{took:.1f} s until {ended - since:+.0f} s" for ended, took in tally.slow]
+        print("slow calls:", *slow or ["none"], dict(tally.problems), sep="\n  ", flush=True)  # noqa: T201
     log = EventLog(where.workspace / LOG_FILE)
     stored = Counter(event.event_id for _, event in log.read_after(0, 1_000_000))
     log.close()
