@@ -26,7 +26,7 @@ from jobs.stages import (
 )
 from rec.artifacts import latest_artifact, read_artifact
 from rec.errors import ConfigError
-from rec.ranking.recommender import current_release
+from rec.ranking.current import current_release
 from rec.stages.comparing import compare, newest_quantile, to_json
 
 

@@ -8,6 +8,7 @@ from rec.encoders import EncoderConfig
 from rec.models.finetuning import FinetuningConfig
 from rec.models.sequence_model import ModelConfig
 from rec.models.training_config import TrainingConfig
+from rec.ranking.index_building import IndexConfig
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
 from rec.stages.enriching import EnrichmentConfig
@@ -28,6 +29,7 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

@@ -208,7 +208,7 @@ def run_tune(recipe: Recipe, profile: Profile, workspace: Path, *, config: TuneC
 
 def run_index(recipe: Recipe, workspace: Path) -> Fields:
     """Make the files that answer."""
-    artifact, is_skipped = index(workspace, ranking=recipe.ranking)
+    artifact, is_skipped = index(workspace, ranking=recipe.ranking, config=recipe.index)
     return {"outputs": {"indexes": str(artifact.path)}, "skipped": is_skipped}
 
 

@@ -15,7 +15,7 @@ from jobs.command import Arguments, run_job
 from jobs.recipes import Recipe
 from jobs.stages import Fields, run_train, tested_since
 from rec.errors import ConfigError
-from rec.ranking.recommender import current_release
+from rec.ranking.current import current_release
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from rec.data.sequences import build_sequences, save_part, save_vocabulary
 from rec.encoders import EncoderConfig, choose_encoder, load_encoder
 from rec.models.inference import embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.ranking.following import read_current
+from rec.ranking.current import read_current
 from rec.ranking.release import RELEASE_FILE, RankingConfig, ReleaseFiles, write_release_files
 from rec.stages.indexing import count_table
 

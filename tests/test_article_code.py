@@ -39,7 +39,8 @@ from rec.models.checkpoints import load_newest
 from rec.models.sequence_model import ModelConfig
 from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.current import current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.stages.embedding import embed
 from rec.stages.preparation import prepare

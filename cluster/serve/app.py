@@ -25,7 +25,7 @@ from cluster.serve.metrics import empty_folder
 from cluster.serve.ranker import Ranker
 from rec.artifacts import read_artifact
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.recommender import current_release
+from rec.ranking.current import current_release
 from rec.ranking.release import RELEASE_FILE
 from rec.stages.mending import mend_feedback
 

@@ -23,8 +23,9 @@ from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.errors import RecError
 from rec.ranking import requests as asking
+from rec.ranking.current import read_current
 from rec.ranking.feedback import LOG_ERRORS, open_feedback
-from rec.ranking.following import check_release, read_current
+from rec.ranking.following import check_release
 from rec.ranking.group_commit import GroupCommit
 from rec.stages.erasure_request import Eraser
 from rec.stages.preparation import KEY_FILE

@@ -14,13 +14,12 @@ from typing import Any
 
 from rec.artifacts import Artifact, read_artifact
 from rec.errors import ArtifactError, RecError
+from rec.ranking.current import read_current
 from rec.ranking.feedback import Changes
 from rec.ranking.live_catalog import LiveRecommender
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import RELEASE_FILE, read_release_files
 
-CURRENT = "current"
-"""Name of the pointer in a workspace: the promoted release and those before it."""
 _log = logging.getLogger(__name__)
 
 
@@ -122,15 +121,6 @@ def check_release(workspace: Path, name: str, *, fingerprint: str) -> Artifact:
 def changes_through(release: Artifact) -> int:
     """Return the newest item change that a release's catalog contains; 0 for none."""
     return int(release.manifest["details"].get("item_changes_through", 0))
-
-
-def read_current(workspace: Path) -> Mapping[str, Any]:
-    """Return the pointer: ``release`` and ``previous``; empty before the first promotion."""
-    path = workspace / CURRENT
-    if not path.is_file():
-        return {}
-    pointer: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return pointer
 
 
 def _newest_first(pointer: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ Shapes: B users, V items, D width, k places, S items a strip.
 
 import time
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +25,22 @@ _MIN_ITEMS = 20_000
 """Below, the second pass costs more than the first saves."""
 _SPARE = 2.5
 """Candidates of the second pass per place: in 128 dimensions nearly nobody needs more."""
-_SMALL_SHARE = 8
+SMALL_SHARE = 8
 """A mask that leaves an eighth of the catalog or less is searched as a catalog of its own."""
 _ACCUMULATION = 1e-5
 """Bound of what float32 sums lose over some thousand terms."""
 _HALF_ULP = 2.0**-9
 """Relative rounding of bfloat16."""
+
+
+class ItemIndex(Protocol):
+    """Find the nearest items of users, exactly or nearly."""
+
+    def search(
+        self, users: Tensor, *, k: int, excluded: Tensor, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return items and scores as :meth:`ExactIndex.search` does."""
+        ...
 
 
 class ExactIndex:
@@ -71,8 +82,8 @@ class ExactIndex:
         width = min(k, num_items)
         if allowed is not None and allowed.dim() == 1:
             few = allowed.nonzero().squeeze(1)
-            if len(few) * _SMALL_SHARE <= num_items:
-                return self._search_few(users, few, width=width, excluded=excluded)
+            if len(few) * SMALL_SHARE <= num_items:
+                return self.search_few(users, few, width=width, excluded=excluded)
         size = max(1, _BLOCK_CELLS // max(1, num_items))
         found, scores = [], []
         for start in range(0, len(users), size):
@@ -149,10 +160,10 @@ class ExactIndex:
         )
         return best, picks.gather(1, order), (bound + slack <= best[:, -1]) | bound.isneginf()
 
-    def _search_few(
+    def search_few(
         self, users: Tensor, few: Tensor, *, width: int, excluded: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Search a small part of the catalog, 0-based places ``few``, as one of its own."""
+        """Search 0-based places ``few`` alone, as a catalog of their own; masks do not count."""
         column = torch.full((len(self.items),), -1)
         column[few] = torch.arange(len(few))
         places = column[excluded[1] - 1]

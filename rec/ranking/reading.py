@@ -38,9 +38,9 @@ class RequestReader:
     """Know a release's ids, so that requests become numbers."""
 
     def __init__(
-        self, item_ids: Sequence[str], *, event_type_names: Sequence[str], text_width: int
+        self, index_of: Mapping[str, int], *, event_type_names: Sequence[str], text_width: int
     ) -> None:
-        self.index_of = {item_id: place + 1 for place, item_id in enumerate(item_ids)}
+        self._index_of = index_of
         self._event_type_names = tuple(event_type_names)
         self._type_codes = {name: code for code, name in enumerate(event_type_names)}
         self._text_width = text_width
@@ -56,7 +56,7 @@ class RequestReader:
         queries: dict[str, NDArray[np.float32]] = {}
         for request in requests:
             queries.update(request.query_embeddings)
-        places = {name: len(self.index_of) + 1 + place for place, name in enumerate(queries)}
+        places = {name: len(self._index_of) + 1 + place for place, name in enumerate(queries)}
         tokens: list[int] = []
         stamps: list[int] = []
         types: list[int] = []
@@ -75,16 +75,16 @@ class RequestReader:
                 types.append(self._type_codes.get(event.event_type, -1))
             lengths.append(len(tokens) - before)
         excluded = [
-            (row, self.index_of[item_id])
+            (row, self._index_of[item_id])
             for row, request in enumerate(requests)
             for item_id in request.exclude
-            if item_id in self.index_of
+            if item_id in self._index_of
         ]
         shown = [
-            (row, self.index_of[item_id], times)
+            (row, self._index_of[item_id], times)
             for row, request in enumerate(requests)
             for item_id, times in request.shown.items()
-            if item_id in self.index_of
+            if item_id in self._index_of
         ]
         vectors = [*queries.values()]
         empty = np.zeros((0, self._text_width), dtype=np.float32)
@@ -96,7 +96,7 @@ class RequestReader:
                 timestamps_ms=np.asarray(stamps, dtype=np.int64),
                 event_types=np.asarray(types, dtype=np.int16),
                 event_type_names=self._event_type_names,
-                num_items=len(self.index_of),
+                num_items=len(self._index_of),
                 queries=tuple(queries),
             ),
             query_embeddings=np.stack(vectors).astype(np.float32) if vectors else empty,
@@ -107,7 +107,7 @@ class RequestReader:
 
     def _token(self, event: Event, queries: Mapping[str, int]) -> int | None:
         if event.item_id is not None:
-            return self.index_of.get(event.item_id)
+            return self._index_of.get(event.item_id)
         return queries.get(event.query or "")
 
 

@@ -9,8 +9,6 @@ re-ranked as a whole, and its tail may be drawn.
 Shapes: B users, V items, C candidates per user, D width, k places.
 """
 
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,18 @@ from torch import Tensor
 
 from rec.artifacts import read_artifact
 from rec.data.sequences import Sequences
-from rec.errors import ArtifactError, DataError
+from rec.errors import DataError
 from rec.models.inference import embed_histories
 from rec.models.segments import Profile, Segments
 from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pairs_with
 from rec.ranking.explaining import Explainer
-from rec.ranking.features import SOURCE_NAMES
 from rec.ranking.filters import Filters
-from rec.ranking.index import ExactIndex
+from rec.ranking.index import ExactIndex, ItemIndex
 from rec.ranking.listing import ListMaker
+from rec.ranking.naming import Names
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
-from rec.ranking.requests import RankedItem, RankedList, Request, SearchRequest
+from rec.ranking.requests import RankedList, Request, SearchRequest
 from rec.ranking.retrieval import CandidateFinder
 from rec.ranking.scoring import Scorer
 from rec.ranking.searching import TextSearch
@@ -41,10 +39,8 @@ from rec.ranking.searching import TextSearch
 MISSING_QUERIES = "query_embeddings_missing"
 PROFILE_UNKNOWN = "profile_unknown"
 """No value of the profile is one whose users were worth telling apart."""
-PINNED = "pinned"
 _LEDGER_USERS = 16
 """Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
-_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -56,15 +52,17 @@ class Recommender:
         self.ranking = files.ranking
         self.pseudonymized = files.is_pseudonymized
         self.encoder_spec: Mapping[str, Any] = files.encoder
-        self.item_ids: list[str] = files.items["item_id"].to_list()
-        self._titles: list[str] = files.items["title"].to_list()
+        self._names = Names(files.items)
+        self.item_ids = self._names.item_ids
         self._reader = RequestReader(
-            self.item_ids,
+            self._names.index_of,
             event_type_names=files.event_type_names,
             text_width=files.text.shape[1],
         )
-        self._filters = Filters(files.items)
-        self._index = ExactIndex(files.embeddings)
+        self._filters = Filters(
+            files.items, index_of=self._names.index_of, withdrawn=files.withdrawn
+        )
+        self._index: ItemIndex = files.index or ExactIndex(files.embeddings)
         self._finder = CandidateFinder(files, self._index)
         self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
         self._scorer = Scorer(files)
@@ -73,12 +71,12 @@ class Recommender:
             counts = files.counts.sort("item_index")["count"].to_numpy()
             self._segments = Segments(files.segments, num_items=len(counts), counts=counts)
         self._explainer = Explainer(files, self._finder)
-        self._blocked = self._named("blocked", self.ranking.blocked)
+        self._blocked = self._names.of_rule("blocked", self.ranking.blocked)
         self._lists = ListMaker(
             files,
             finder=self._finder,
             scorer=self._scorer,
-            pinned=self._named("pinned", self.ranking.pinned),
+            pinned=self._names.of_rule("pinned", self.ranking.pinned),
             blocked=self._blocked,
         )
 
@@ -94,7 +92,7 @@ class Recommender:
 
     def has_item(self, item_id: str) -> bool:
         """Return whether the catalog has an item."""
-        place = self._reader.index_of.get(item_id)
+        place = self._names.index_of.get(item_id)
         withdrawn = self.files.withdrawn
         return place is not None and (withdrawn is None or not withdrawn[place - 1])
 
@@ -121,12 +119,12 @@ class Recommender:
             seeds=np.asarray([request.seed for request in requests], dtype=np.int64),
             shown=batch.shown,
             excluded=batch.excluded,
-            allowed=self._allowed(requests),
+            allowed=self._filters.allowed(requests),
             profiles=[request.profile for request in requests],
         )
         lists = []
         for row, request in enumerate(requests):
-            items = self._items(ranked, row, k=request.k)
+            items = self._names.of_list(ranked, row, k=request.k)
             if request.explain:
                 seen = request.exclude_seen
                 items = self._explainer.explain(
@@ -227,15 +225,6 @@ class Recommender:
     def _in_segment(self, request: Request) -> bool:
         return self._segments is not None and self._segments.lift(request.profile) is not None
 
-    def _named(self, flag: str, item_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return item indexes; a rule about an item that left the catalog is passed over."""
-        index_of = self._reader.index_of
-        for item_id in item_ids:
-            if item_id not in index_of:
-                _log.warning("--ranking.%s names %r, which the catalog has not", flag, item_id)
-        known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
-        return np.asarray(list(dict.fromkeys(known)), dtype=np.int64)
-
     def embed_users(
         self, histories: Sequences, *, query_embeddings: NDArray[np.float32] | None = None
     ) -> Tensor:
@@ -260,7 +249,7 @@ class Recommender:
         """
         if not self.has_item(item_id):
             raise DataError(f"expected an item of the catalog, got {item_id!r}")
-        place = self._reader.index_of[item_id]
+        place = self._names.index_of[item_id]
         withdrawn = self.files.withdrawn
         found, scores = self._index.search(
             self.files.embeddings[place - 1 : place],
@@ -268,22 +257,7 @@ class Recommender:
             excluded=torch.tensor([[0], [place]]),
             allowed=None if withdrawn is None else torch.from_numpy(~withdrawn),
         )
-        items = tuple(
-            RankedItem(
-                item_id=self.item_ids[item - 1],
-                title=self._titles[item - 1],
-                position=position,
-                score=score,
-                source="similar",
-                propensity=1.0,
-                terms={"relevance": score},
-            )
-            for position, (item, score) in enumerate(
-                zip(found[0].tolist(), scores[0].tolist(), strict=True), start=1
-            )
-            if item > 0
-        )
-        return RankedList(items=items)
+        return RankedList(items=self._names.of_similar(found[0], scores[0]))
 
     @torch.inference_mode()
     def search(self, searches: Sequence[SearchRequest]) -> list[RankedList]:
@@ -314,96 +288,15 @@ class Recommender:
             excluded=np.concatenate(
                 [batch.excluded, seen, pairs_with(len(requests), self._blocked)], axis=1
             ),
-            allowed=self._allowed(requests),
+            allowed=self._filters.allowed(requests),
         )
         return [
             RankedList(
-                items=tuple(
-                    RankedItem(
-                        item_id=self.item_ids[item - 1],
-                        title=self._titles[item - 1],
-                        position=place + 1,
-                        score=float(found.scores[row, place]),
-                        source="text",
-                        propensity=1.0,
-                        terms={
-                            "text": float(found.text[row, place]),
-                            "personal": float(found.personal[row, place]),
-                        },
-                    )
-                    for place, item in enumerate(found.items[row, : request.k].tolist())
-                    if item > 0
-                ),
+                items=self._names.of_texts(found, row, k=request.k),
                 degraded=(MISSING_QUERIES,) if row in batch.lacks_queries else (),
             )
             for row, request in enumerate(requests)
         ]
-
-    def _allowed(self, requests: Sequence[Request]) -> NDArray[np.bool_] | None:
-        """Return the items that filters, candidates and withdrawals leave, bool; ``None`` = all."""
-        allowed = self._filters.allowed([request.filters for request in requests])
-        if any(request.candidates is not None for request in requests):
-            shape = (len(requests), len(self.item_ids))
-            chosen = np.zeros(shape, dtype=np.bool_)
-            index_of = self._reader.index_of
-            for row, request in enumerate(requests):
-                if request.candidates is None:
-                    chosen[row] = True
-                    continue
-                known = [index_of[name] - 1 for name in request.candidates if name in index_of]
-                chosen[row, known] = True
-            allowed = chosen if allowed is None else allowed & chosen
-        if self.files.withdrawn is not None:
-            kept = ~self.files.withdrawn
-            allowed = kept if allowed is None else allowed & kept
-        return allowed
-
-    def _items(self, ranked: RankedBatch, row: int, *, k: int) -> tuple[RankedItem, ...]:
-        return tuple(
-            RankedItem(
-                item_id=self.item_ids[item - 1],
-                title=self._titles[item - 1],
-                position=place + 1,
-                score=float(ranked.scores[row, place]),
-                source=_source_name(int(ranked.sources[row, place])),
-                propensity=float(ranked.propensities[row, place]),
-                terms={
-                    "relevance": float(ranked.relevance[row, place]),
-                    **{name: float(value[row, place]) for name, value in ranked.penalties.items()},
-                },
-            )
-            for place, item in enumerate(ranked.items[row, :k].tolist())
-            if item > 0
-        )
-
-
-def _source_name(code: int) -> str:
-    return PINNED if code < 0 else SOURCE_NAMES[code]
-
-
-def load_current(workspace: Path) -> Recommender:
-    """Return the recommender of the promoted release of a workspace.
-
-    Raises:
-        ArtifactError: nothing has been promoted, or the release is damaged.
-    """
-    return Recommender.load(current_release(workspace))
-
-
-def current_release(workspace: Path) -> Path:
-    """Return the folder of the promoted release.
-
-    Raises:
-        ArtifactError: nothing has been promoted.
-    """
-    pointer = workspace / "current"
-    if not pointer.is_file():
-        raise ArtifactError(
-            f"expected a promoted release in {workspace}, found none: "
-            f"run `python -m jobs.promote RECIPE --workspace {workspace}` first"
-        )
-    name = json.loads(pointer.read_text(encoding="utf-8"))["release"]
-    return workspace / "releases" / str(name)
 
 
 def _choices(requests: Sequence[Request], name: str, default: float | bool) -> NDArray[Any]:

@@ -5,6 +5,7 @@ text embeddings (``text``, row 0 = padding) and e_i (``items``), ``model.safeten
 ``release.json`` configuration: model, ranking, encoder, fingerprint, event types. With a ranker,
 ``sources.safetensors`` what the candidate sources know, ``ranker.json`` and ``ranker.*.txt`` its
 trees. Where users had attributes, ``segments.parquet`` what the users of each value prefer.
+``items.faiss`` where the catalog is searched approximately.
 """
 
 import json
@@ -22,6 +23,8 @@ from torch import Tensor
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
 from rec.models.sequence_model import ModelConfig, SequenceModel
+from rec.ranking.approximate import ApproximateIndex
+from rec.ranking.index_building import load_index, save_index
 from rec.ranking.ranker import RANKER_FILE, Ranker, load_ranker, save_ranker
 from rec.ranking.reranking import Diversifier
 from rec.ranking.sources import SourceTables, load_tables, save_tables
@@ -34,6 +37,7 @@ EMBEDDINGS_FILE = "embeddings.safetensors"
 MODEL_FILE = "model.safetensors"
 SOURCES_FILE = "sources.safetensors"
 SEGMENTS_FILE = "segments.parquet"
+INDEX_FILE = "items.faiss"
 ANSWER_FILES = (
     RELEASE_FILE,
     ENCODER_FILE,
@@ -130,6 +134,8 @@ class ReleaseFiles:
     """What the ranker's sources know; there exactly where a ranker is."""
     segments: pl.DataFrame | None = None
     """Lifts of items by user attribute, see ``rec.models.segments``; where users had attributes."""
+    index: ApproximateIndex | None = None
+    """Finds the nearest items; the exact search does if absent."""
     withdrawn: NDArray[np.bool_] | None = None
     """bool ``(V,)``, items that must not be shown any more; never written, see ``live_catalog``."""
 
@@ -150,8 +156,13 @@ def write_release_files(folder: Path, files: ReleaseFiles) -> None:
             "fingerprint": files.fingerprint,
             "event_type_names": list(files.event_type_names),
             "pseudonymized": files.is_pseudonymized,
+            "index": None
+            if files.index is None
+            else {"kind": files.index.kind, "effort": files.index.effort},
         },
     )
+    if files.index is not None:
+        save_index(files.index, folder / INDEX_FILE)
     if files.segments is not None:
         files.segments.write_parquet(folder / SEGMENTS_FILE, compression="zstd")
     if files.ranker is not None and files.tables is not None:
@@ -185,6 +196,7 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         raise ArtifactError(
             f"{folder / MODEL_FILE} was made by another version of nextray: run jobs.pipeline again"
         ) from error
+    built = values.get("index")
     return ReleaseFiles(
         items=items,
         counts=pl.read_parquet(folder / POPULARITY_FILE),
@@ -198,5 +210,6 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         is_pseudonymized=values["pseudonymized"],
         ranker=load_ranker(folder) if has_ranker else None,
         tables=load_tables(folder / SOURCES_FILE) if has_ranker else None,
+        index=load_index(folder / INDEX_FILE, tensors["items"], **built) if built else None,
         segments=pl.read_parquet(path) if (path := folder / SEGMENTS_FILE).is_file() else None,
     )

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from rec.data.sequences import Sequences
 from rec.ranking.features import CANDIDATE_EVENTS, SEGMENT_CODE, SOURCES, find_candidates
-from rec.ranking.index import ExactIndex
+from rec.ranking.index import ItemIndex
 from rec.ranking.ranker import Ranker
 from rec.ranking.release import ReleaseFiles
 from rec.ranking.sources import SourceTables
@@ -87,7 +87,7 @@ def _lifted(found: Found, lift: NDArray[np.float32], *, by_ranker: bool) -> Foun
 class CandidateFinder:
     """Find what one release proposes to a user."""
 
-    def __init__(self, files: ReleaseFiles, index: ExactIndex) -> None:
+    def __init__(self, files: ReleaseFiles, index: ItemIndex) -> None:
         self._files = files
         self._index = index
         by_index = files.counts.sort("item_index")

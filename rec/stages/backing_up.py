@@ -22,8 +22,8 @@ from rec.artifacts import MANIFEST, ROOMS, file_sha256, link_or_copy, write_json
 from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import ERASED_SINCE_FILE, read_tombstones, remember_backup
 from rec.errors import ArtifactError, ConfigError
+from rec.ranking.current import read_current
 from rec.ranking.event_log import LOG_FILE
-from rec.ranking.following import read_current
 from rec.ranking.log_mending import DAMAGED
 from rec.ranking.store_place import STORE_FILE, read_place
 from rec.stages.erasing_again import erase_marked

@@ -21,11 +21,10 @@ from rec.errors import ArtifactError, DataError
 from rec.evaluation.evaluate import evaluate
 from rec.evaluation.significance import Interval
 from rec.ranking.recommender import Recommender
-from rec.ranking.release import RankingConfig
 from rec.stages.embedding import load_embeddings
-from rec.stages.evaluating import ServedLists
 from rec.stages.incremental import log_end_ms
-from rec.stages.indexing import release_files
+from rec.stages.indexing import ranking_of, release_files
+from rec.stages.served_lists import ServedLists
 from rec.stages.training import EVALUATED
 
 HOUR_MS = 3_600_000
@@ -118,7 +117,7 @@ def compare(
     sequences = load_sequences(workspace / "sequences" / index.parents["sequences"])
     items = load_items(catalog.path)
     split = temporal_split(sequences, quantile=quantile)
-    ranking = RankingConfig(**index.manifest["config"])
+    ranking = ranking_of(index)
     queries = load_embeddings(embeddings)[1]
     files = release_files(
         model,

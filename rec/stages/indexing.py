@@ -1,10 +1,12 @@
 """Indexing: a trained model and the catalog to the files that answer requests."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from rec.artifacts import (
     Artifact,
@@ -20,29 +22,38 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ArtifactError
 from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
-from rec.models.inference import embed_items, place_by_kin
+from rec.models.inference import embed_histories, embed_items, place_by_kin
 from rec.models.segments import build_segments
+from rec.ranking.index_building import IndexConfig, build_index
 from rec.ranking.ranker import RANKER_FILE, load_ranker
-from rec.ranking.release import RankingConfig, ReleaseFiles, write_release_files
+from rec.ranking.release import RankingConfig, ReleaseFiles, ranking_from, write_release_files
 from rec.ranking.sources import build_tables
 from rec.stages.catalog import load_attributes
+from rec.stages.embedding import load_embeddings
 from rec.stages.train_settings import settings_from
 from rec.stages.training import SERVED, build_model, load_model
 
 RECENT_DAYS = 7
+_ASKED_USERS = 500
+"""Users that recall is measured on: it is known to half a per cent."""
 
 
-def index(workspace: Path, *, ranking: RankingConfig) -> tuple[Artifact, bool]:
+def index(
+    workspace: Path, *, ranking: RankingConfig, config: IndexConfig | None = None
+) -> tuple[Artifact, bool]:
     """Return the index of the newest model, and whether it was there.
 
     Raises:
         ArtifactError: nothing was trained, or the embeddings are of another fingerprint.
+        ConfigError: an approximate index that is not installed or not good enough.
     """
+    config = config or IndexConfig()
+    settings = {"ranking": asdict(ranking), "index": asdict(config)}
     model = latest_artifact(workspace, "models", made_by="train")
     embeddings = read_artifact(workspace / "embeddings" / model.parents["embeddings"])
     check_fingerprints(workspace, model=model, embeddings=embeddings)
     parents = {**model.parents, "models": model.name}
-    found = find_artifact(workspace, "indexes", config_hash("indexes", ranking, parents))
+    found = find_artifact(workspace, "indexes", config_hash("indexes", settings, parents))
     if found is not None:
         point_latest(workspace, "indexes", found.name)
         return found, True
@@ -59,17 +70,44 @@ def index(workspace: Path, *, ranking: RankingConfig) -> tuple[Artifact, bool]:
         is_pseudonymized=log.manifest["details"]["pseudonymized"],
         attributes=load_attributes(catalog.path),
     )
-    with write_artifact(workspace, "indexes", config=ranking, parents=parents) as draft:
+    built, found_out = build_index(
+        files.embeddings,
+        lambda: _some_users(files, sequences, query_embeddings=load_embeddings(embeddings)[1]),
+        config,
+    )
+    files = replace(files, index=built)
+    with write_artifact(workspace, "indexes", config=settings, parents=parents) as draft:
         write_release_files(draft.path, files)
         draft.counts |= {"items": files.items.height, "width": files.embeddings.shape[1]}
         draft.details |= {
+            "index": found_out,
             "fingerprint": files.fingerprint,
             "ingested_through": log.manifest["details"]["ingested_through"],
             "item_changes_through": catalog.manifest["details"].get("item_changes_through", 0),
         }
-    made = find_artifact(workspace, "indexes", config_hash("indexes", ranking, parents))
+    made = find_artifact(workspace, "indexes", config_hash("indexes", settings, parents))
     assert made is not None
     return made, False
+
+
+def ranking_of(index: Artifact) -> RankingConfig:
+    """Return how the lists of an index are made."""
+    config = index.manifest["config"]
+    return ranking_from(config.get("ranking", config))
+
+
+def _some_users(
+    files: ReleaseFiles, sequences: Sequences, *, query_embeddings: NDArray[np.float32]
+) -> torch.Tensor:
+    """Return e_u of users with events, evenly over the log: whom recall is measured on."""
+    rows = np.flatnonzero(sequences.lengths > 0)
+    picks = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ASKED_USERS)).astype(np.int64)]
+    return embed_histories(
+        files.model,
+        sequences.select_users(picks),
+        items=files.embeddings,
+        query_embeddings=query_embeddings,
+    )
 
 
 def release_files(

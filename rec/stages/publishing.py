@@ -32,8 +32,7 @@ from rec.data.object_store import FileCache, ObjectStore
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
 from rec.errors import ArtifactError
-from rec.ranking.following import CURRENT
-from rec.ranking.recommender import current_release
+from rec.ranking.current import CURRENT, current_release
 from rec.stages.embedding import load_embeddings
 from rec.stages.enriching import with_generated_fields
 from rec.stages.releasing import point_current

@@ -17,7 +17,8 @@ from rec.data.privacy import load_or_create_key, pseudonyms
 from rec.data.sequences import Sequences, load_sequences
 from rec.errors import ConfigError, DataError
 from rec.models.segments import Profile, user_profiles
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.current import current_release
+from rec.ranking.recommender import Recommender
 from rec.spread import Spread, in_process
 from rec.stages.catalog import load_attributes
 from rec.stages.embedding import load_embeddings

@@ -24,7 +24,7 @@ from rec.artifacts import (
 )
 from rec.errors import ArtifactError
 from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
-from rec.ranking.following import CURRENT, read_current
+from rec.ranking.current import CURRENT, read_current
 from rec.stages.evaluating import REPORT_FILES
 
 CARD_FILE = "model_card.md"

@@ -18,8 +18,8 @@ from rec.models.baselines import ScoredLists
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.models.training import fit
 from rec.models.training_config import TrainingConfig
-from rec.stages.evaluating import Cosines
 from rec.stages.fitting import cosine_scorer
+from rec.stages.served_lists import Cosines
 from tests.benchmarks.quality_simple import SimplePeers
 from tests.benchmarks.quality_tasks import K
 

@@ -28,7 +28,7 @@ from jobs import pipeline
 from rec.artifacts import write_json
 from rec.data.items import load_items
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
-from rec.ranking.recommender import current_release
+from rec.ranking.current import current_release
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from rec.artifacts import read_artifact
 from rec.data.privacy import load_or_create_key
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
-from rec.ranking.following import read_current
+from rec.ranking.current import read_current
 from rec.stages.preparation import KEY_FILE
 from tests.chaos.hosts import ROOT, rig, start_head, start_worker
 

@@ -12,8 +12,8 @@ import pytest
 from jobs import loop, pipeline
 from rec.data.events import Event
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
+from rec.ranking.current import current_release
 from rec.ranking.event_log import LOG_FILE, EventLog
-from rec.ranking.recommender import current_release
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -16,7 +16,7 @@ import pytest
 
 from cluster.runtime import free_port
 from cluster.serve.keys import ensure_admin_key
-from rec.ranking.following import read_current
+from rec.ranking.current import read_current
 from tests.chaos.test_serving import service
 from tests.processes import wait_until
 from tests.releases import copy_release

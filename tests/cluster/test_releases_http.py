@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rec.ranking.following import read_current
+from rec.ranking.current import read_current
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.stages.releasing import point_current

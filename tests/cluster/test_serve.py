@@ -22,9 +22,10 @@ from rec.data.events import Event
 from rec.data.files import read_chunks
 from rec.data.privacy import Pseudonymizer, load_or_create_key, pseudonym
 from rec.encoders import load_encoder
+from rec.ranking.current import current_release
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.history import HistoryStore
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.requests import RankedList, Request
 from rec.stages.preparation import KEY_FILE
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
-from rec.stages.releasing import read_current
+from rec.ranking.current import read_current
 from tests.heads import Head, local_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -10,7 +10,8 @@ import pytest
 
 from rec.data.events import Event
 from rec.ranking.attributes import SharedAttributes
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.current import current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.ranking.wording import catalog_language
 from tests.releases import make_release

@@ -17,8 +17,8 @@ from rec.data.synthetic import ShopConfig, make_shop, write_shop
 from rec.encoders import EncoderConfig
 from rec.errors import ArtifactError, ConfigError, DataError
 from rec.models.sequence_model import SequenceModel
+from rec.ranking.current import current_release
 from rec.ranking.ranker import RANKER_FILE
-from rec.ranking.recommender import current_release
 from rec.ranking.release import RankingConfig, read_release_files
 from rec.stages.comparing import compare, newest_quantile
 from rec.stages.embedding import embed

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rec.data.events import Event
 from rec.errors import ConfigError
 from rec.ranking.composing import Rules, compose
+from rec.ranking.current import current_release
 from rec.ranking.exploring import explore_tail, position_probabilities
 from rec.ranking.exposure import ExposureLedger
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.release import RankingConfig
 from rec.ranking.requests import RankedList, Request
 from rec.ranking.reranking import diversify

@@ -9,11 +9,12 @@ import pytest
 from rec.data.events import Event
 from rec.encoders import load_encoder
 from rec.errors import DataError
+from rec.ranking.current import current_release
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.item_changes import ItemChange, ItemChanges
 from rec.ranking.item_rows import clean_item, render_item
 from rec.ranking.live_catalog import LiveRecommender, TextProjection, extend_files
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import Request, SearchRequest
 from tests.releases import make_release

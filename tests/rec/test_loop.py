@@ -15,13 +15,14 @@ from rec.data.sequences import load_sequences
 from rec.data.synthetic import Shop
 from rec.encoders import EncoderConfig
 from rec.errors import ArtifactError
+from rec.ranking.current import current_release, read_current
 from rec.ranking.event_log import LOG_FILE, EventLog
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.stages.embedding import embed
 from rec.stages.ingesting import ingest
 from rec.stages.preparation import prepare
-from rec.stages.releasing import promote, read_current, rollback
+from rec.stages.releasing import promote, rollback
 from rec.stages.train_settings import TrainSettings
 from rec.stages.training import train
 

@@ -17,8 +17,8 @@ from rec.data.sequences import load_sequences
 from rec.encoders import EncoderConfig
 from rec.encoders.store import text_hash
 from rec.errors import ArtifactError, ConfigError
-from rec.ranking.following import read_current
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.current import current_release, read_current
+from rec.ranking.recommender import Recommender
 from rec.ranking.release import RELEASE_FILE
 from rec.ranking.requests import Request
 from rec.stages.embedding import embed

@@ -15,9 +15,10 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import EvaluationSet, next_moments, temporal_split
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.columns import FEATURES
+from rec.ranking.current import current_release
 from rec.ranking.features import SOURCES, Candidates, find_candidates
 from rec.ranking.ranker import RANKER_FILE, Ranker, RankerConfig, load_ranker, save_ranker
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.ranking.sources import (
     SourceTables,

@@ -16,7 +16,7 @@ from rec.evaluation.calibration import reliability
 from rec.evaluation.comparing import compare_reports
 from rec.evaluation.slicing import slice_by_target
 from rec.evaluation.sweeping import Scoring, sweep_penalty
-from rec.ranking.recommender import current_release
+from rec.ranking.current import current_release
 from rec.stages.evaluating import EvaluationConfig, evaluate_index
 from rec.stages.release_comparison import compare_releases
 

@@ -10,7 +10,8 @@ from cluster.serve.calls import UnavailableError
 from cluster.serve.schemas import PromoteBody, ReleaseAnswer, SwitchAnswer
 from cluster.serve.state import GatewayState, State, retry_later
 from rec.errors import ArtifactError
-from rec.ranking.following import check_release, read_current
+from rec.ranking.current import read_current
+from rec.ranking.following import check_release
 from rec.stages import releasing
 
 LOAD_WITHIN_S = 60.0

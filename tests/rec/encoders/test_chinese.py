@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig, load_encoder
-from rec.ranking.recommender import Recommender, current_release
+from rec.ranking.current import current_release
+from rec.ranking.recommender import Recommender
 from rec.ranking.release import ENCODER_FILE, RankingConfig
 from rec.ranking.requests import Request, SearchRequest
 from rec.stages.embedding import embed
