@@ -22,6 +22,9 @@ DEADLINE_S = 5.0
 SUSPECT_DEADLINE_S = 0.5
 """For a deployment that was away at the last call: several times what an answer takes, and a
 popular list after half a second is better than none."""
+SILENT_S = 1.0
+"""A ranker that has answered nobody for so long while somebody waits has lost its last replica:
+Serve tells the caller nothing then, unless the call itself met the dying replica."""
 RETRY_AFTER_S = 1
 _PAUSE_S = 0.02
 """Between tries: the router needs a moment to strike a dead replica off."""
@@ -35,10 +38,12 @@ class UnavailableError(Exception):
 class Upstream:
     """Call one deployment, and remember whether it answered the last time."""
 
-    def __init__(self, name: str) -> None:
-        """Set the name that messages use."""
+    def __init__(self, name: str, *, silent_s: float | None = None) -> None:
+        """Set the name that messages use, and the silence that makes it suspect, if any does."""
         self.name = name
         self.is_suspect = False
+        self._silent_s = silent_s
+        self._num_answers = 0
         self._clocks: set[asyncio.Timeout] = set()
 
     async def call(self, send: Callable[[], Any], *, deadline_s: float = DEADLINE_S) -> Any:
@@ -58,10 +63,13 @@ class Upstream:
         try:
             async with asyncio.timeout(limit_s) as clock:
                 self._clocks.add(clock)
+                look = self._look_later(deadline_s)
                 try:
                     answer = await self._try(send)
                 finally:
                     self._clocks.discard(clock)
+                    if look is not None:
+                        look.cancel()
         except TimeoutError as error:
             if self.is_suspect:
                 raise UnavailableError(f"the {self.name} does not answer") from error
@@ -74,7 +82,20 @@ class Upstream:
                 503, "too many requests at once", {"Retry-After": str(RETRY_AFTER_S)}
             ) from error
         self.is_suspect = False
+        self._num_answers += 1
         return answer
+
+    def _look_later(self, deadline_s: float) -> asyncio.TimerHandle | None:
+        """Suspect the deployment if nobody at all was answered in time; who has patience waits."""
+        if self._silent_s is None or deadline_s > DEADLINE_S:
+            return None
+        before = self._num_answers
+
+        def look() -> None:
+            if self._num_answers == before:
+                self._suspect(f"no answer to anybody for {self._silent_s:g} s")
+
+        return asyncio.get_running_loop().call_later(self._silent_s, look)
 
     async def _try(self, send: Callable[[], Any]) -> Any:
         for number in range(1, MAX_TRIES + 1):

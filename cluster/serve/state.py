@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, HTTPException, Request
 
-from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, Upstream
+from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, SILENT_S, Upstream
 from cluster.serve.histories import HISTORY_EVENTS, load_histories
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
@@ -73,7 +73,7 @@ class GatewayState:
         self.commits = GroupCommit(self.log)
         self.eraser = Eraser(workspace)
         self.encoder_calls = Upstream("encoder")
-        self.ranker_calls = Upstream("ranker")
+        self.ranker_calls = Upstream("ranker", silent_s=SILENT_S)
         self.metrics = Metrics(shared_folder(workspace))
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()

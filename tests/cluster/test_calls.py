@@ -105,6 +105,41 @@ def test_who_waits_already_learns_that_a_replica_died(monkeypatch: pytest.Monkey
     asyncio.run(run())
 
 
+def test_silence_towards_everybody_means_it_is_away_long_before_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "SUSPECT_DEADLINE_S", 0.01)
+    upstream, silent = Upstream("ranker", silent_s=0.05), Deployment(None)
+
+    async def run() -> None:
+        async with asyncio.timeout(3):
+            with pytest.raises(UnavailableError):
+                await upstream.call(silent.send, deadline_s=5)
+
+    asyncio.run(run())
+    assert silent.answers[0].is_cancelled
+
+
+def test_slow_answer_is_waited_for_while_others_get_theirs() -> None:
+    upstream = Upstream("ranker", silent_s=0.1)
+    is_over = asyncio.Event()
+
+    async def slow() -> str:
+        await is_over.wait()
+        return "late"
+
+    async def run() -> Any:
+        waiting = asyncio.create_task(upstream.call(lambda: Answer(slow), deadline_s=5))
+        for _ in range(10):
+            assert await upstream.call(Deployment("list").send, deadline_s=5) == "list"
+            await asyncio.sleep(0.03)
+        is_over.set()
+        return await waiting
+
+    assert asyncio.run(run()) == "late"
+    assert not upstream.is_suspect
+
+
 def test_full_queue_is_503_with_retry_after() -> None:
     deployment = Deployment(BackPressureError(9, 8))
     with pytest.raises(HTTPException) as caught:

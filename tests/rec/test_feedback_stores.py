@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from rec.data.event_ids import content_event_id
@@ -13,8 +15,10 @@ from rec.ranking.event_log import Write
 from rec.ranking.feedback import Feedback, open_feedback
 from rec.ranking.group_commit import GroupCommit
 from rec.ranking.item_changes import ItemChange
+from rec.stages import ingesting
 from rec.stages.ingesting import ingest
 from rec.stages.moving_feedback import use_store
+from rec.stages.preparation import FEEDBACK_BATCHES
 from tests.redis_server import RedisServer, needs_redis, running_redis
 
 
@@ -206,3 +210,20 @@ def test_log_is_ingested_exactly_once(store: Feedback, tmp_path: Path) -> None:
     store.log.append([view("u", "i", 2), view("u", "i", 3)])
     counts = ingest(tmp_path)
     assert (counts["events"], counts["ingested_through"]) == (1, store.log.last_seq())
+
+
+def test_two_ingests_at_once_take_each_event_once(
+    store: Feedback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingesting, "BATCH_EVENTS", 20)
+    store.log.append([view("u", "i", n) for n in range(400)])
+    left_over = tmp_path / FEEDBACK_BATCHES / ".batch.killed"
+    left_over.parent.mkdir(parents=True)
+    left_over.touch()
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(ingest, [tmp_path] * 4))
+    assert sum(count["events"] for count in counts) == 400
+    assert {count["ingested_through"] for count in counts} == {400}
+    files = left_over.parent.glob("batch-*.parquet")
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 400
+    assert not left_over.exists()
