@@ -28,7 +28,7 @@ from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import SequenceModel
 from rec.models.training import FitResult, fit
 from rec.models.training_config import TrainingConfig
-from rec.ranking.ranker import Ranker
+from rec.ranking.ranker import Ranker, RankerConfig
 from rec.ranking.sources import SourceTables, build_tables, hide_items
 from rec.stages.incremental import Start
 from rec.stages.ranker import fit_ranker
@@ -234,12 +234,15 @@ def cosine_scorer(
     return score
 
 
-def _fit_ranker(
-    model: SequenceModel, material: Material, window: Window, settings: TrainSettings
-) -> Ranker | None:
-    """Return the ranker of the window, see :func:`fit_ranker`."""
+def known_before(
+    model: SequenceModel, material: Material, window: Window, *, config: RankerConfig
+) -> list[Knowledge]:
+    """Return what is known before the window, and what is where some items are hidden.
+
+    The latter is absent where every item of the catalog has events.
+    """
     tables = build_tables(window.known, text=material.text, categories=material.items["category"])
-    is_hidden = draw_hidden(tables, settings.ranker)
+    is_hidden = draw_hidden(tables, config)
     queries = material.queries
     knowledge = [
         Knowledge(
@@ -259,9 +262,16 @@ def _fit_ranker(
                 is_offered=tables.counts > 0,
             )
         )
+    return knowledge
+
+
+def _fit_ranker(
+    model: SequenceModel, material: Material, window: Window, settings: TrainSettings
+) -> Ranker | None:
+    """Return the ranker of the window, see :func:`fit_ranker`."""
     return fit_ranker(
         window.moments,
-        knowledge=knowledge,
+        knowledge=known_before(model, material, window, config=settings.ranker),
         config=settings.ranker,
         num_candidates=settings.num_candidates,
         num_threads=torch.get_num_threads(),

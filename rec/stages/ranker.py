@@ -65,34 +65,53 @@ def fit_ranker(
         num_candidates: most that one source proposes.
         num_threads: threads of the library.
     """
-    dealt = deal_moments(moments, num_hands=len(knowledge), seed=config.seed)
     trees = {}
     for mode in MODES:
-        parts = []
-        for picks, known in zip(dealt, knowledge, strict=True):
-            mine = moments.select_users(picks)
-            if known.is_hidden is not None:
-                shown = np.concatenate([[True], ~known.is_hidden])
-                histories = mine.histories
-                is_told = ~histories.is_item
-                is_told[~is_told] = shown[histories.tokens[histories.is_item]]
-                mine = replace(mine, histories=histories.select_events(is_told))
-            parts.append(
-                collect_examples(
-                    mine.without_seen() if mode == "new" else mine,
-                    known=known,
-                    num_candidates=num_candidates,
-                    is_new_only=mode == "new",
-                    max_rows=round(config.max_rows * len(picks) / max(1, moments.num_users)),
-                )
-            )
-        fitted = _fit_trees(join_examples(parts), config=config, num_threads=num_threads)
+        examples = gather_examples(
+            moments,
+            knowledge=knowledge,
+            config=config,
+            num_candidates=num_candidates,
+            is_new_only=mode == "new",
+        )
+        fitted = fit_trees(examples, config=config, num_threads=num_threads)
         if fitted is not None:
             trees[mode] = fitted
     return Ranker(trees=trees) if trees else None
 
 
-def _fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) -> Trees | None:
+def gather_examples(
+    moments: EvaluationSet,
+    *,
+    knowledge: Sequence[Knowledge],
+    config: RankerConfig,
+    num_candidates: int,
+    is_new_only: bool,
+) -> Examples:
+    """Return the examples of one question, of moments that know all and of those that forget."""
+    dealt = deal_moments(moments, num_hands=len(knowledge), seed=config.seed)
+    parts = []
+    for picks, known in zip(dealt, knowledge, strict=True):
+        mine = moments.select_users(picks)
+        if known.is_hidden is not None:
+            shown = np.concatenate([[True], ~known.is_hidden])
+            histories = mine.histories
+            is_told = ~histories.is_item
+            is_told[~is_told] = shown[histories.tokens[histories.is_item]]
+            mine = replace(mine, histories=histories.select_events(is_told))
+        parts.append(
+            collect_examples(
+                mine.without_seen() if is_new_only else mine,
+                known=known,
+                num_candidates=num_candidates,
+                is_new_only=is_new_only,
+                max_rows=round(config.max_rows * len(picks) / max(1, moments.num_users)),
+            )
+        )
+    return join_examples(parts)
+
+
+def fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) -> Trees | None:
     """Return one set of trees, a single source, or ``None`` where the cosine is as good."""
     num_moments = examples.moments.num_users
     if num_moments < _FEWEST_TO_COMPARE:

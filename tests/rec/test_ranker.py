@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import polars as pl
 import pytest
@@ -17,7 +18,14 @@ from rec.errors import ArtifactError, ConfigError
 from rec.ranking.columns import FEATURES
 from rec.ranking.current import current_release
 from rec.ranking.features import SOURCES, Candidates, find_candidates
-from rec.ranking.ranker import RANKER_FILE, Ranker, RankerConfig, load_ranker, save_ranker
+from rec.ranking.ranker import (
+    RANKER_FILE,
+    Ranker,
+    RankerConfig,
+    Trees,
+    load_ranker,
+    save_ranker,
+)
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 from rec.ranking.sources import (
@@ -386,14 +394,43 @@ def test_log_odds_are_calibrated(window: Window) -> None:
 
 
 def test_ranker_survives_its_files(window: Window, tmp_path: Path) -> None:
-    save_ranker(window.ranker, tmp_path)
+    kept = Ranker(
+        trees={
+            mode: replace(trees, weight=0.5, cold_offset=0.3)
+            for mode, trees in window.ranker.trees.items()
+        }
+    )
+    save_ranker(kept, tmp_path)
     loaded = load_ranker(tmp_path)
     features = np.random.default_rng(0).normal(size=(20, len(FEATURES))).astype(np.float32)
     for mode in ("new", "all"):
         np.testing.assert_array_equal(
             loaded.log_odds(features, mode=mode, num_threads=1),
-            window.ranker.log_odds(features, mode=mode, num_threads=1),
+            kept.log_odds(features, mode=mode, num_threads=1),
         )
+
+
+def test_trees_count_by_their_weight() -> None:
+    features = np.zeros((8, len(FEATURES)), dtype=np.float32)
+    features[:, FEATURES.index("item_users")] = 1.0
+    labels = np.arange(8, dtype=np.float32)
+    features[:, FEATURES.index("category")] = labels
+    booster = lightgbm.train(
+        {"objective": "regression", "min_data_in_leaf": 1, "verbosity": -1},
+        lightgbm.Dataset(features, labels, params={"min_data_in_bin": 1}),
+        num_boost_round=5,
+    )
+    said = booster.predict(features)
+    assert np.ptp(said) > 0
+    whole, none, half = (
+        Trees(
+            lead="sequence", booster=booster, weight=weight, cold_offset=0.0, slope=1.0,
+            intercept=0.0, metrics={},
+        ).predict(features, num_threads=1)
+        for weight in (1.0, 0.0, 0.5)
+    )  # fmt: skip
+    np.testing.assert_allclose(whole - none, said)
+    np.testing.assert_allclose(half - none, said / 2)
 
 
 @pytest.fixture(scope="module")
