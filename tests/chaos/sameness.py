@@ -9,6 +9,7 @@ largest difference of its numbers. Of manifests only names are compared: they ho
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,9 +99,10 @@ def run(words: Sequence[str]) -> Same:
         places = [Path(scratch) / name for name in ("local", "driver", "submitted")]
         for place in places:
             place.mkdir()
-            # User ids are hashed with the workspace's own key.
-            key = load_or_create_key(places[0] / KEY_FILE)
-            (place / KEY_FILE).write_bytes(key)
+        # User ids are hashed with the workspace's own key.
+        load_or_create_key(places[0] / KEY_FILE)
+        for place in places[1:]:
+            shutil.copy2(places[0] / KEY_FILE, place / KEY_FILE)
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         job = ("pipeline", *words, *files)
         subprocess.run(
