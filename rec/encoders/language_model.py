@@ -8,6 +8,7 @@ Shapes: B prompts, T tokens.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ MAX_PROMPT_TOKENS = 512
 class LanguageModel:
     """Continue prompts."""
 
-    def __init__(self, model: str, *, batch_size: int) -> None:
+    def __init__(
+        self, model: str, *, batch_size: int, flag: str = "--enrichment.generator"
+    ) -> None:
         """Load a model.
 
         Args:
             model: ``package:NAME``, a folder, or a name on the Hugging Face hub.
             batch_size: prompts continued at once.
+            flag: that named the model, for what goes wrong.
 
         Raises:
             ConfigError: it is not there, of a family that is not allowed, or in a format that may
@@ -42,7 +46,7 @@ class LanguageModel:
         """
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        folder, gguf = _find(model)
+        folder, gguf = _find(model, flag)
         self._tokenizer = AutoTokenizer.from_pretrained(
             folder,
             trust_remote_code=False,
@@ -62,9 +66,33 @@ class LanguageModel:
         self._model = loaded.to(default_device()).eval()
         self._batch_size = batch_size
 
-    @torch.inference_mode()
     def continue_texts(self, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
         """Return the words that follow each prompt, greedily."""
+        return self._continue(prompts, max_new_tokens=max_new_tokens)
+
+    def continue_lines(
+        self, prompts: Sequence[str], *, max_new_tokens: int, max_seconds: float
+    ) -> list[str]:
+        """Return what follows each prompt up to the end of the line, or what time left of it."""
+        return self._continue(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            max_time=max(0.0, max_seconds),
+            eos_token_id=self._line_ends,
+        )
+
+    @cached_property
+    def _line_ends(self) -> list[int]:
+        """Return the tokens that end a line, and the one that ends a text."""
+        tokens = {
+            number: self._tokenizer.convert_tokens_to_string([token])
+            for token, number in self._tokenizer.get_vocab().items()
+        }
+        ends = {number for number, text in tokens.items() if "\n" in text}
+        return sorted(ends | {self._tokenizer.eos_token_id})
+
+    @torch.inference_mode()
+    def _continue(self, prompts: Sequence[str], **options: Any) -> list[str]:
         found: list[str] = []
         for start in range(0, len(prompts), self._batch_size):
             batch = self._tokenizer(
@@ -77,9 +105,9 @@ class LanguageModel:
             ids = self._model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
-                max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self._tokenizer.pad_token_id,
+                **options,
             )
             new = ids[:, batch["input_ids"].shape[1] :]
             found += self._tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -92,15 +120,15 @@ def language_model_fingerprint(model: str) -> str:
     Raises:
         ConfigError: as :class:`LanguageModel`.
     """
-    folder, gguf = _find(model)
+    folder, gguf = _find(model, "--enrichment.generator")
     files = [gguf] if gguf else sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
     digests = "|".join(file_sha256(path) for path in files)
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
-def _find(model: str) -> tuple[Path, Path | None]:
+def _find(model: str, name: str) -> tuple[Path, Path | None]:
     """Return a model's folder, and its GGUF file where it is one."""
-    flag = f"--enrichment.generator {model}"
+    flag = f"{name} {model}"
     for folder in _folders(model):
         files = sorted(folder.glob("*.gguf"))
         if len(files) > 1:

@@ -49,27 +49,28 @@ class SharedAttributes:
         if first == second:
             return {}
         shared: dict[str, tuple[str, ...]] = {}
-        one, other = (self._items.row(index - 1, named=True) for index in (first, second))
-        for name in ("category", "tags"):
-            theirs = set(other[name] or ())
-            values = [
-                value
-                for value in dict.fromkeys(one[name] or ())
-                if value in theirs and value not in self._common[name]
-            ]
-            if values:
-                shared[name] = tuple(values)
-        for name in self._names:
-            value = one[name]
-            if value and value == other[name] and value not in self._common[name]:
-                shared[name] = (str(value),)
-        band = self._band_of(first)
-        if band is not None and band == self._band_of(second):
-            shared["price"] = (band,)
-        words = [word for word in _words(one["title"]) if word in set(_words(other["title"]))]
-        if words:
-            shared["words"] = tuple(dict.fromkeys(words))[:_MAX_WORDS]
+        one, other = self.of(first), self.of(second)
+        for name, values in one.items():
+            both = tuple(value for value in values if value in set(other.get(name, ())))
+            if both:
+                shared[name] = both[:_MAX_WORDS] if name == "words" else both
         return shared
+
+    def of(self, item: int) -> dict[str, tuple[str, ...]]:
+        """Return what may be said of an item (by item index), name -> values, as ``between``."""
+        row = self._items.row(item - 1, named=True)
+        found: dict[str, tuple[str, ...]] = {}
+        for name in ("category", "tags"):
+            values = dict.fromkeys(row[name] or ())
+            found[name] = tuple(value for value in values if value not in self._common[name])
+        for name in self._names:
+            if row[name] and row[name] not in self._common[name]:
+                found[name] = (str(row[name]),)
+        band = self._band_of(item)
+        if band is not None:
+            found["price"] = (band,)
+        found["words"] = tuple(dict.fromkeys(_words(row["title"])))
+        return {name: values for name, values in found.items() if values}
 
     def _band_of(self, item: int) -> str | None:
         price = self._items["price"][item - 1] if "price" in self._items.columns else None

@@ -19,10 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rec.data.events import Event
 from rec.data.sequences import Sequences
 from rec.models.inference import embed_histories
 from rec.ranking.attributes import SharedAttributes
 from rec.ranking.features import CANDIDATE_EVENTS
+from rec.ranking.interests import QUERY, Interests, summarise
+from rec.ranking.narrating import Narrator, load_narrator, narrate_items
 from rec.ranking.release import ReleaseFiles
 from rec.ranking.requests import Evidence, Explanation, Language, RankedItem
 from rec.ranking.retrieval import CandidateFinder, Found
@@ -57,6 +60,8 @@ class Explainer:
         self._finder = finder
         self._titles: list[str] = files.items["title"].to_list()
         self._item_ids: list[str] = files.items["item_id"].to_list()
+        name = files.ranking.narrator
+        self.narrator: Narrator | None = None if name is None else load_narrator(name)
 
     @cached_property
     def language(self) -> Language:
@@ -114,6 +119,38 @@ class Explainer:
                 )
             )
         return tuple(explained)
+
+    def narrate(self, items: Sequence[RankedItem]) -> tuple[RankedItem, ...]:
+        """Return an explained list, the first texts in the narrator's words if there is one."""
+        if self.narrator is None:
+            return tuple(items)
+        ranking = self._files.ranking
+        return narrate_items(
+            items,
+            self.narrator,
+            num_items=ranking.narrated_items,
+            seconds=ranking.narrator_seconds,
+        )
+
+    def interests(self, history: Sequence[Event], *, language: Language | None) -> Interests:
+        """Return what a user's events are about; unknown items are passed over."""
+        events = []
+        for event in history:
+            place = self._index_of.get(event.item_id) if event.item_id else None
+            if place is not None:
+                events.append(self._shared.of(place))
+            elif event.query:
+                events.append({QUERY: (event.query,)})
+        return summarise(
+            events,
+            language=language or self.language,
+            narrator=self.narrator,
+            seconds=self._files.ranking.narrator_seconds,
+        )
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {item_id: place for place, item_id in enumerate(self._item_ids, start=1)}
 
     @torch.inference_mode()
     def effects(

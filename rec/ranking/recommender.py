@@ -10,6 +10,7 @@ Shapes: B users, V items, C candidates per user, D width, k places.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rec.artifacts import read_artifact
+from rec.data.events import Event
 from rec.data.sequences import Sequences
 from rec.errors import DataError
 from rec.models.inference import embed_histories
@@ -27,11 +29,13 @@ from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pair
 from rec.ranking.explaining import Explainer
 from rec.ranking.filters import Filters
 from rec.ranking.index import ExactIndex, ItemIndex
+from rec.ranking.interests import Interests
 from rec.ranking.listing import ListMaker
 from rec.ranking.naming import Names
+from rec.ranking.narrating import Narrator
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
-from rec.ranking.requests import RankedList, Request, SearchRequest
+from rec.ranking.requests import Language, RankedList, Request, SearchRequest
 from rec.ranking.retrieval import CandidateFinder
 from rec.ranking.scoring import Scorer
 from rec.ranking.searching import TextSearch
@@ -96,8 +100,15 @@ class Recommender:
         withdrawn = self.files.withdrawn
         return place is not None and (withdrawn is None or not withdrawn[place - 1])
 
-    def recommend(self, requests: Sequence[Request]) -> list[RankedList]:
+    def recommend(
+        self, requests: Sequence[Request], *, is_narrated: bool = True
+    ) -> list[RankedList]:
         """Return one list per request, in order.
+
+        Args:
+            requests: what is asked.
+            is_narrated: have explanations worded by the release's narrator, if it has one; whoever
+                answers several at once does it one by one, by ``narrate``.
 
         Raises:
             ConfigError: a k or a penalty weight out of range.
@@ -136,6 +147,8 @@ class Recommender:
                     hides_seen=ranking.exclude_seen if seen is None else seen,
                     language=request.language,
                 )
+                if is_narrated:
+                    items = self._explainer.narrate(items)
             notes = ranked.notes[row]
             if request.profile and not (batch.histories.lengths[row] or self._in_segment(request)):
                 notes = (PROFILE_UNKNOWN, *notes)
@@ -143,6 +156,24 @@ class Recommender:
                 notes = (MISSING_QUERIES, *notes)
             lists.append(RankedList(items=items, degraded=notes))
         return lists
+
+    def narrate(self, answer: RankedList) -> RankedList:
+        """Return a list with its first explanations in the narrator's words, checked."""
+        return replace(answer, items=self._explainer.narrate(answer.items))
+
+    @property
+    def narrator(self) -> Narrator | None:
+        """Return who words explanations and interests; ``None`` for templates alone."""
+        return self._explainer.narrator
+
+    def interests(self, history: Sequence[Event], *, language: Language | None = None) -> Interests:
+        """Return what a user's events are about, counted and in words; the catalog's language else.
+
+        Args:
+            history: oldest first.
+            language: of the summary.
+        """
+        return self._explainer.interests(history, language=language)
 
     @torch.inference_mode()
     def rank(

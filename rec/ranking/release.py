@@ -38,6 +38,8 @@ MODEL_FILE = "model.safetensors"
 SOURCES_FILE = "sources.safetensors"
 SEGMENTS_FILE = "segments.parquet"
 INDEX_FILE = "items.faiss"
+MAX_NARRATED = 8
+"""Texts that a language model writes at once."""
 ANSWER_FILES = (
     RELEASE_FILE,
     ENCODER_FILE,
@@ -78,6 +80,13 @@ class RankingConfig:
     """Probability that the tail of a served list is drawn instead of sorted; 0 turns it off."""
     exploration_head: int = 3
     """Positions at the top that exploration never touches."""
+    narrator: str | None = None
+    """Causal language model that words explanations and interests, checked against the evidence:
+    ``package:NAME``, a folder or a hub name. Templates alone if absent."""
+    narrated_items: int = 2
+    """Explanations of a list, from the top, that it words; each costs about a CPU-second."""
+    narrator_seconds: float = 3.0
+    """Time for all texts of an answer; who is later gets the template's."""
 
     def __post_init__(self) -> None:
         for name in ("repetition_weight", "staleness_weight", "group_weight"):
@@ -92,6 +101,15 @@ class RankingConfig:
         if self.exploration_head < 0:
             raise ConfigError(
                 f"--ranking.exploration-head must be >= 0, got {self.exploration_head}"
+            )
+        if not 0 <= self.narrated_items <= MAX_NARRATED:
+            raise ConfigError(
+                f"--ranking.narrated-items must be in [0, {MAX_NARRATED}], "
+                f"got {self.narrated_items}"
+            )
+        if not 0 < self.narrator_seconds <= 600:
+            raise ConfigError(
+                f"--ranking.narrator-seconds must be in (0, 600], got {self.narrator_seconds}"
             )
         both = sorted(set(self.pinned) & set(self.blocked))
         if both:

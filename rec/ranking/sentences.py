@@ -14,8 +14,8 @@ from typing import Literal
 from rec.ranking.requests import Language
 from rec.ranking.vocabulary import VOCABULARIES, Vocabulary
 
-MAX_CHARACTERS = 400
-"""Two quotes of 60 characters for each of two things, and the words between them."""
+MAX_CHARACTERS = 600
+"""Seven quotes of 60 characters, and the words between them."""
 _QUOTES = re.compile('"([^"]*)"|「([^」]*)」|『([^』]*)』|《([^》]*)》')
 _NUMBER = re.compile(r"\d{1,6}(?![\d.,]*\d)", re.ASCII)
 Kind = Literal["quote", "number", "verb", "label", "word"]
