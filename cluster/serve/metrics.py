@@ -68,12 +68,19 @@ class Metrics:
         self._clicks = self._counter(
             "impression_events", "Stored events that name a list's impression.", "release"
         )
+        self._narrations = self._counter(
+            "narrations", "Texts that a language model was to write.", "outcome"
+        )
         self._lag = self._histogram(
             "feedback_lag_seconds", "From an event to its place on disk.", bounds=LAG_SECONDS
         )
         self._batches = self._histogram(
             "batch_size_requests", "Requests answered at once.", "deployment", bounds=BATCHES
         )
+
+    def count_narrations(self, outcome: str, number: int) -> None:
+        """Count texts that a language model was to write: accepted, refused, or too late."""
+        self._narrations.labels(outcome).inc(number)
 
     def count_request(self, route: str, *, method: str, status: int, seconds: float) -> None:
         """Count an answered request; ``route`` is the template, never the path."""

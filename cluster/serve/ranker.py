@@ -11,10 +11,13 @@ import torch
 from ray import serve
 
 from cluster.serve.metrics import Metrics, shared_folder
+from rec.data.events import Event
 from rec.errors import RecError
 from rec.ranking.feedback import LOG_ERRORS, open_feedback
 from rec.ranking.following import FollowedRelease
-from rec.ranking.requests import RankedList, Request, SearchRequest
+from rec.ranking.interests import Interests
+from rec.ranking.recommender import Recommender
+from rec.ranking.requests import Language, RankedList, Request, SearchRequest
 
 FOLLOW_S = 0.2
 """Between looks at ``current`` and at the item changes: two small reads."""
@@ -44,7 +47,24 @@ class Ranker:
 
     async def recommend(self, request: Request) -> tuple[str, RankedList]:
         """Return the release's name and the list."""
-        return _raised(await self._recommend_batched(request))
+        name, answer = _raised(await self._recommend_batched(request))
+        if request.explain and self._followed.recommender().narrator is not None:
+            # After the batch: its other lists must not wait for a language model.
+            answer = await asyncio.to_thread(self._narrate, answer)
+        return name, answer
+
+    async def interests(
+        self, history: Sequence[Event], language: Language | None
+    ) -> tuple[str, Interests]:
+        """Return the release's name and what a user's events are about."""
+
+        def find() -> tuple[str, Interests]:
+            recommender = self._followed.recommender()
+            found = recommender.interests(history, language=language)
+            self._count_narrations(recommender)
+            return recommender.release, found
+
+        return await asyncio.to_thread(find)
 
     async def search(self, request: SearchRequest) -> tuple[str, RankedList]:
         """Return the release's name and what a text has found."""
@@ -75,10 +95,23 @@ class Ranker:
 
     async def _recommend_batch(self, requests: list[Request]) -> list[Any]:
         self._metrics.count_batch("Ranker", len(requests))
-        return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.recommend(asked))
+        return await asyncio.to_thread(
+            self._answer, requests, lambda r, asked: r.recommend(asked, is_narrated=False)
+        )
 
     async def _search_batch(self, requests: list[SearchRequest]) -> list[Any]:
         return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.search(asked))
+
+    def _narrate(self, answer: RankedList) -> RankedList:
+        recommender = self._followed.recommender()
+        narrated = recommender.narrate(answer)
+        self._count_narrations(recommender)
+        return narrated
+
+    def _count_narrations(self, recommender: Recommender) -> None:
+        if recommender.narrator is not None:
+            for outcome, number in recommender.narrator.take_counts().items():
+                self._metrics.count_narrations(outcome, number)
 
     def _answer(
         self, requests: Sequence[R], ask: Callable[[Any, Sequence[R]], list[RankedList]]

@@ -210,6 +210,31 @@ class ItemAnswer(BaseModel):
     request_id: str
 
 
+class InterestAnswer(BaseModel):
+    """One thing that a user's history is about: an attribute's value, a word, or a query."""
+
+    kind: str
+    value: str
+    num_events: int
+    weight: float
+    """Share of all events, newer ones counting for more."""
+    recent_share: float
+    earlier_share: float
+    trend: Literal["more", "less"] | None
+    """Where the shares of the newest quarter and of what was before differ clearly."""
+
+
+class InterestsAnswer(BaseModel):
+    """What a user's newest events are about: counts, and a summary made of them alone."""
+
+    text: str
+    language: Literal["en", "zh"]
+    num_events: int
+    num_recent: int
+    interests: list[InterestAnswer]
+    is_generated: bool
+
+
 class UserAnswer(BaseModel):
     """What is held of a user on the serving side."""
 
@@ -220,6 +245,8 @@ class UserAnswer(BaseModel):
     """Events that the promoted release's sequences have of the user."""
     first_ms: int | None
     last_ms: int | None
+    interests: InterestsAnswer | None
+    """``None`` while nobody can tell."""
 
 
 class UserExport(BaseModel):

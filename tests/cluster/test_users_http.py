@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import ray
 
 from cluster.serve.keys import add_key
 from cluster.serve.routes import users
@@ -44,6 +45,7 @@ def fill(graph: Graph) -> None:
 def test_what_is_held_is_counted_and_exported_under_the_given_id(graph: Graph) -> None:
     fill(graph)
     held = graph.good("GET", PATH)
+    interests = held.pop("interests")
     assert held == {
         "user_id": USER,
         "events": 2,
@@ -52,11 +54,46 @@ def test_what_is_held_is_counted_and_exported_under_the_given_id(graph: Graph) -
         "first_ms": 1_700_000_100_000,
         "last_ms": 1_700_000_200_000,
     }
+    assert interests["num_events"] == 2
     export = graph.good("GET", f"{PATH}/export")
     assert [event["query"] for event in export["events"]] == [None, "red lamp"]
     assert {event["user_id"] for event in export["events"]} == {USER}
     assert len(export["impressions"][0]["item_ids"]) == 10
     assert graph.good("GET", "/v1/users/nobody")["events"] == 0
+
+
+def test_interests_are_those_of_the_history_in_either_language(graph: Graph) -> None:
+    events = [
+        {"user_id": USER, "item_id": item, "timestamp": 1_700_000_100 + n}
+        for n, item in enumerate(["item/0", "item/10", "item/20", "item/3"])
+    ]
+    graph.good("POST", "/v1/events", json=[*events, {"user_id": USER, "query": "warm boots"}])
+    en = graph.good("GET", PATH, params={"language": "en"})["interests"]
+    zh = graph.good("GET", PATH, params={"language": "zh"})["interests"]
+    assert en["text"] == (
+        "Your 5 events are about “dress” (3 times) and “sofa” (once). You searched for "
+        "“warm boots” (once)."
+    )
+    assert zh["text"].startswith("您的 5 次行为涉及“dress”（3 次）和“sofa”（1 次）。")
+    assert en["interests"] == zh["interests"]
+    first = en["interests"][0]
+    assert (first["kind"], first["value"], first["num_events"]) == ("category", "dress", 3)
+    assert not en["is_generated"]
+    assert graph.good("GET", "/v1/users/nobody")["interests"]["interests"] == []
+    assert graph.ask("GET", PATH, params={"language": "fr"}).status_code == 422
+
+
+def test_what_is_held_is_told_without_the_ranker_too(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(graph)
+
+    async def away(*_: object) -> None:
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr(graph.rankers[0], "interests", away)
+    held = graph.good("GET", PATH)
+    assert (held["events"], held["interests"]) == (2, None)
 
 
 def test_erasure_leaves_nothing_of_the_user_and_all_of_the_others(graph: Graph) -> None:

@@ -7,16 +7,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as InPath
 
-from cluster.serve.schemas import ErasureReceipt, ErasureState, UserAnswer, UserExport, UserId
+from cluster.serve.calls import UnavailableError
+from cluster.serve.schemas import (
+    ErasureReceipt,
+    ErasureState,
+    InterestsAnswer,
+    UserAnswer,
+    UserExport,
+    UserId,
+)
 from cluster.serve.state import GatewayState, State, retry_later
 from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import add_tombstones, tombstones_of
 from rec.errors import ArtifactError
 from rec.ranking.event_log import UserRecords
 from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.requests import Language
 from rec.stages.erasure_request import PENDING, read_erasure
 from rec.stages.preparation import KEY_FILE
 
@@ -40,8 +49,16 @@ async def export_user(state: State, user_id: Annotated[UserId, InPath()]) -> Use
 
 
 @router.get("/v1/users/{user_id:path}")
-async def get_user(state: State, user_id: Annotated[UserId, InPath()]) -> UserAnswer:
-    """Return how much the serving side holds of a user; an unknown one is no error."""
+async def get_user(
+    state: State,
+    user_id: Annotated[UserId, InPath()],
+    language: Annotated[Language | None, Query()] = None,
+) -> UserAnswer:
+    """Return what the serving side holds of a user, and what their newest events are about.
+
+    An unknown user is no error. The summary is in the catalog's language unless another is asked
+    for.
+    """
     held = await _read(state, user_id)
     stamps = [event.timestamp_ms for event in (*held.events, *held.base)]
     return UserAnswer(
@@ -51,6 +68,7 @@ async def get_user(state: State, user_id: Annotated[UserId, InPath()]) -> UserAn
         history=len(held.base),
         first_ms=min(stamps, default=None),
         last_ms=max(stamps, default=None),
+        interests=await _interests(state, user_id, language),
     )
 
 
@@ -107,6 +125,21 @@ async def _erasure(state: GatewayState, erasure_id: str) -> ErasureState:
         at_ms=found["at_ms"],
         receipt=found.get("receipt"),
     )
+
+
+async def _interests(
+    state: GatewayState, user_id: str, language: Language | None
+) -> InterestsAnswer | None:
+    """Return what a user's newest events are about; what is held is told without it too."""
+    try:
+        history = await state.read_history(state.stored_id(user_id), ())
+        _, found = await state.ranker_calls.call(
+            lambda: state.ranker.interests.remote(history, language)
+        )
+    except (UnavailableError, HTTPException, *LOG_ERRORS):
+        _log.warning("the interests of a user cannot be told")
+        return None
+    return InterestsAnswer(**asdict(found))
 
 
 def _bury(workspace: Path, user_id: str) -> None:
