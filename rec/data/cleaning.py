@@ -268,5 +268,6 @@ def _event_ids(frame: pl.DataFrame) -> pl.Series:
             separator="\x1f",
         ).alias("text")
     )["text"]
-    hashes = [xxhash.xxh3_128_hexdigest(text.encode()) for text in texts.to_list()]
-    return given.fill_null(pl.Series("event_id", hashes, dtype=pl.String))
+    hashes = map(xxhash.xxh3_128_hexdigest, texts.cast(pl.Binary).to_list())
+    made = pl.Series("event_id", list(hashes), dtype=pl.String)
+    return made if given.null_count() == len(given) else given.fill_null(made)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from rec.data.distinct import map_distinct
 from rec.data.private_files import create_private_file, read_private_file
 from rec.errors import ArtifactError
 
@@ -79,13 +80,13 @@ class Pseudonymizer:
         >>> names.to_list() == pseudonyms(["alice", "bob", "alice"], bytes(32))
         True
         """
-        distinct = user_ids.unique()
-        if len(self._known) + len(distinct) > MAX_REMEMBERED:
+        return map_distinct(user_ids, self._names)
+
+    def _names(self, ids: list[str]) -> pl.Series:
+        if len(self._known) + len(ids) > MAX_REMEMBERED:
             self._known.clear()
-        ids = distinct.to_list()
         names = list(map(self._known.get, ids))
         for place, name in enumerate(names):
             if name is None:
                 names[place] = self._known[ids[place]] = pseudonym(ids[place], self._key)
-        hashed = pl.Series(names, dtype=pl.String)
-        return user_ids.replace_strict(distinct, hashed, return_dtype=pl.String)
+        return pl.Series(names, dtype=pl.String)

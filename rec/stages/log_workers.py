@@ -13,6 +13,7 @@ import xxhash
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig, last_order, normalise_events
 from rec.data.counts import CleaningCounts, add_numbers
+from rec.data.distinct import map_distinct
 from rec.data.events import EVENT_SCHEMA
 from rec.data.files import UnreadableFileError, read_chunks
 from rec.data.items import load_items
@@ -255,11 +256,12 @@ def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
     >>> partition_of(pl.Series(["a", "b", "a"]), 4).to_list()
     [3, 3, 3]
     """
-    distinct = user_ids.unique()
-    numbers = [xxhash.xxh3_64_intdigest(user_id.encode()) % num_partitions for user_id in distinct]
-    table = pl.DataFrame({"user_id": distinct, "partition": pl.Series(numbers, dtype=pl.Int32)})
-    frame = user_ids.alias("user_id").to_frame()
-    return frame.join(table, on="user_id", how="left", maintain_order="left")["partition"]
+
+    def numbers(distinct: list[str]) -> pl.Series:
+        hashes = (xxhash.xxh3_64_intdigest(user_id.encode()) for user_id in distinct)
+        return pl.Series([number % num_partitions for number in hashes], dtype=pl.Int32)
+
+    return map_distinct(user_ids, numbers)
 
 
 def unreadable_file(file_number: int, problem: str) -> pl.DataFrame:
@@ -273,7 +275,8 @@ def _read_pieces(pieces: Sequence[Path], aside: SetAside) -> pl.DataFrame:
     is_left = ~pl.col("user_id").is_in(list(aside.bots)) | pl.col(REASON).is_not_null()
     is_left &= ~pl.col(ORDER).is_in(aside.duplicates.implode())
     frames = [frame.filter(is_left) for frame in read_batches(pieces)]
-    return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *frames])
+    # In one chunk: what follows picks rows from all over, and each pick would look for its chunk.
+    return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *frames], rechunk=True)
 
 
 def _bots_path(partition: int, *, folder: Path) -> Path:
