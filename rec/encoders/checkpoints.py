@@ -60,22 +60,29 @@ class Checkpoint:
     """Numbers in all of them."""
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(
+    folder: Path, *, allowed: frozenset[str] = ALLOWED, option: str = "--encoder.model"
+) -> Checkpoint:
     """Return what a folder holds.
+
+    Args:
+        folder: of the model.
+        allowed: families that may be loaded; those that read text if absent.
+        option: flag that named the folder.
 
     Raises:
         ConfigError: no ``config.json``, a family that is not allowed, code of its own, no
             safetensors weights, or weights that only bear the name.
     """
-    flag = f"--encoder.model {folder}"
+    flag = f"{option} {folder}"
     config = check_folder(folder, flag)
     if config is None:
         raise ConfigError(f"{flag}: expected a config.json, found none")
     model_type = str(config.get("model_type"))
-    if model_type not in ALLOWED:
+    if model_type not in allowed:
         raise ConfigError(
             f"{flag}: model_type {model_type!r} is not allowed, "
-            f"expected one of {', '.join(sorted(ALLOWED))}"
+            f"expected one of {', '.join(sorted(allowed))}"
         )
     weights = tuple(sorted(folder.glob("*.safetensors")))
     if not weights:

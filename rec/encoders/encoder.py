@@ -57,6 +57,12 @@ class EncoderConfig:
     bfloat16 an embedding may differ in the fourth digit of a cosine with the batch it came in."""
     storage: Literal["float32", "float16"] = "float32"
     """Format of the stored embeddings; float16 halves the space at a cosine of 0.999999."""
+    image_model: str | None = None
+    """A vision model (ViT, DINOv2, CLIP, SigLIP) that encodes the catalog's ``image`` column: a
+    folder, ``package:NAME`` or a name on the Hugging Face hub; needs the extra ``images``. Without
+    it the column ``image_embedding`` is read, if there is one."""
+    image_folder: str | None = None
+    """Folder below which the paths of ``image`` lie; not needed where the column holds bytes."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_size"):

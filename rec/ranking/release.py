@@ -1,8 +1,9 @@
 """A release as files: everything that answering needs, and nothing about any user.
 
 ``items.parquet`` the catalog, ``popularity.parquet`` counts by item, ``embeddings.safetensors`` the
-text embeddings (``text``, row 0 = padding) and e_i (``items``), ``model.safetensors`` the towers,
-``release.json`` configuration: model, ranking, encoder, fingerprint, event types. With a ranker,
+text embeddings (``text``, row 0 = padding), e_i (``items``) and the images that were fused, if any,
+``model.safetensors`` the towers, ``release.json`` configuration: model, ranking, encoder,
+fingerprint, event types. With a ranker,
 ``sources.safetensors`` what the candidate sources know, ``ranker.json`` and ``ranker.*.txt`` its
 trees. Where users had attributes, ``segments.parquet`` what the users of each value prefer.
 ``items.faiss`` where the catalog is searched approximately.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
+from rec.models.image_fusion import ItemImages
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.ranking.approximate import ApproximateIndex
 from rec.ranking.index_building import load_index, save_index
@@ -34,6 +36,8 @@ ENCODER_FILE = "encoder.json"
 POPULARITY_FILE = "popularity.parquet"
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "embeddings.safetensors"
+_IMAGES, _HAS_IMAGE = "images", "has_image"
+"""Tensors of the embeddings' file that are there where the towers see images."""
 MODEL_FILE = "model.safetensors"
 SOURCES_FILE = "sources.safetensors"
 SEGMENTS_FILE = "segments.parquet"
@@ -163,6 +167,9 @@ def write_release_files(folder: Path, files: ReleaseFiles) -> None:
     files.items.write_parquet(folder / ITEMS_FILE, compression="zstd")
     files.counts.write_parquet(folder / POPULARITY_FILE, compression="zstd")
     tensors = {"text": files.text.contiguous(), "items": files.embeddings.contiguous()}
+    if files.model.items.fusion is not None:
+        images = files.model.items.fusion.images
+        tensors |= {_IMAGES: images.embeddings.contiguous(), _HAS_IMAGE: images.is_present}
     save_file(tensors, folder / EMBEDDINGS_FILE)
     save_file(files.model.state_dict(), folder / MODEL_FILE)
     write_json(folder / ENCODER_FILE, files.encoder)
@@ -207,6 +214,9 @@ def read_release_files(folder: Path) -> ReleaseFiles:
         num_items=items.height,
         num_event_types=len(values["event_type_names"]),
         config=config,
+        images=ItemImages(embeddings=tensors[_IMAGES], is_present=tensors[_HAS_IMAGE])
+        if _IMAGES in tensors
+        else None,
     )
     try:
         model.load_state_dict(load_file(folder / MODEL_FILE))

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from rec.data.sequences import Sequences
+from rec.encoders.images import ImageEmbeddings
 from rec.models.baselines import ItemKNN
 from rec.models.transitions import follow_counts, neighbor_table, recency_weights
 
@@ -94,7 +95,11 @@ _DENSE = ("text", "log_shares", "counts", "num_users", "first_ms", "last_ms", "r
 
 
 def build_tables(
-    train: Sequences, *, text: NDArray[np.float32], categories: pl.Series
+    train: Sequences,
+    *,
+    text: NDArray[np.float32],
+    categories: pl.Series,
+    images: ImageEmbeddings | None = None,
 ) -> SourceTables:
     """Return the tables of a log.
 
@@ -102,6 +107,7 @@ def build_tables(
         train: what may be known; at least one item event.
         text: float32 ``(V, D_text)``, the encoder's item embeddings.
         categories: a list of names for each item, by item index.
+        images: of the items; with them, items are kin that look alike and read alike.
     """
     items = train.select_events(train.is_item)
     wide = follow_counts(train, window=20)
@@ -124,7 +130,7 @@ def build_tables(
             train, num_neighbors=NUM_NEIGHBORS, max_events=_NEIGHBOR_EVENTS
         ).neighbors,
         categories=category_table(categories),
-        kin=find_kin(reduced, counts > 0, columns=np.arange(num_items)),
+        kin=find_kin(_with_images(reduced, images), counts > 0, columns=np.arange(num_items)),
         text=reduced,
         log_shares=_log_shares(tokens, num_items),
         counts=counts,
@@ -316,6 +322,20 @@ def text_directions(
     covariance = centred.T @ centred / max(1, len(text))
     _, directions = np.linalg.eigh(covariance.astype(np.float64))
     return mean, directions[:, ::-1][:, :TEXT_WIDTH]
+
+
+def _with_images(text: NDArray[np.float32], images: ImageEmbeddings | None) -> NDArray[np.float32]:
+    """Return texts ``(V, T)`` with the images beside them, normalised; half of a cosine is each.
+
+    Images of one model share a direction that tells nothing: their mean is taken away.
+    """
+    if images is None or not images.is_present.any():
+        return text
+    pictures = images.embeddings - images.embeddings[images.is_present].mean(axis=0)
+    pictures /= np.maximum(np.linalg.norm(pictures, axis=1, keepdims=True), 1e-9)
+    both = np.concatenate([text, pictures * images.is_present[:, None]], axis=1)
+    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-9)
+    return both.astype(np.float32, copy=False)
 
 
 def _reduce(text: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,13 +9,13 @@ Shapes: N texts, V items, Q queries, D width.
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -32,22 +32,22 @@ from rec.data.items import load_items
 from rec.data.sequences import load_sequences
 from rec.encoders import (
     Choice,
-    Encoder,
     EncoderConfig,
     EncoderSpec,
     choose_encoder,
     fingerprint_of,
     load_encoder,
 )
-from rec.encoders.backends import BackendName
 from rec.encoders.images import ImageEmbeddings, read_image_embeddings
-from rec.encoders.probe import Measurement, measure_backends, sample, settle_backend
+from rec.encoders.probe import sample, settle_backend
 from rec.encoders.prompts import render_items
 from rec.encoders.store import EmbeddingStore, text_hash
-from rec.errors import ArtifactError
+from rec.encoders.vision import vision_fingerprint
 from rec.spread import Spread, in_process
+from rec.stages.embedding_workers import spread_probe, worker_factory
 from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import FINETUNED, find_finetuned
+from rec.stages.image_embedding import embed_images
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 IMAGES_FILE = "images.safetensors"
@@ -56,35 +56,12 @@ BLOCK_TEXTS = 512
 """Texts of one task at least: what a killed worker loses, and a moving progress bar."""
 BLOCK_BATCHES = 16
 """Batches of one task at least, so that a GPU is not emptied between tasks."""
+LOCAL_IMAGES = 500
+"""Items up to which pictures are encoded in this process: as many as workers start for."""
 LOCAL_S = 60.0
 """Expected CPU-seconds of encoding up to which no worker processes are started: importing torch in
 each and starting the pool takes about 20."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmbedBlock:
-    """Encode blocks of texts into the store; one instance a worker."""
-
-    encoder: Encoder
-    store: EmbeddingStore
-    is_on_gpu: bool
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, float]:
-        """Return the books of a block: texts, tokens read, texts cut, and seconds."""
-        encoder = self.encoder
-        tokens, cut = encoder.num_tokens, encoder.num_truncated
-        cpu, wall = time.process_time(), time.perf_counter()
-        embeddings = encoder.encode(texts)
-        wall = time.perf_counter() - wall
-        self.store.write([text_hash(text) for text in texts], embeddings)
-        return {
-            "texts": len(texts),
-            "tokens": encoder.num_tokens - tokens,
-            "truncated": encoder.num_truncated - cut,
-            "cpu_s": time.process_time() - cpu,
-            "gpu_s": wall if self.is_on_gpu else 0.0,
-        }
 
 
 def embed(
@@ -122,24 +99,29 @@ def embed(
     hashes = [text_hash(text) for text in texts]
     wanted = dict(zip(hashes, texts, strict=True))
     room = workspace / "embeddings"
-    probe = _spread_probe(spread if local is None else in_process, num_threads)
+    probe = spread_probe(spread if local is None else in_process, num_threads)
     spec, decision = settle_backend(
         config, choice.spec, list(wanted.values()), memory=room / "backends", probe=probe
     )
     fingerprint = fingerprint_of(spec)
     parents = {"catalog": catalog.name, "sequences": sequences.name, **enriched}
     settings = {"fingerprint": fingerprint, "encoder": asdict(spec)}
+    if config.image_model is not None:
+        settings["images"] = vision_fingerprint(config.image_model)
     found = find_artifact(workspace, "embeddings", config_hash("embeddings", settings, parents))
     if found is not None:
         point_latest(workspace, "embeddings", found.name)
         return found, True
-    images = read_image_embeddings(items)
+    few = local if items.height <= LOCAL_IMAGES else None
+    images, image_counts = _embed_images(
+        items, config, room=room, spread=spread if few is None else few
+    )
     folder = room / "store" / f"{fingerprint}-{spec.storage}"
     store = EmbeddingStore(folder=folder, storage=spec.storage)
     store.open()
     missing = [wanted[key] for key in wanted.keys() - store.known()]
     blocks = _blocks(missing, size=max(BLOCK_TEXTS, BLOCK_BATCHES * spec.batch_size))
-    make = _worker_factory(spec, store, num_threads, fingerprint=fingerprint)
+    make = worker_factory(spec, store, num_threads, fingerprint=fingerprint)
     is_local = local is not None and _expected_s(spec, missing, decision.texts_per_s) <= LOCAL_S
     start, cpu = time.perf_counter(), time.process_time()
     who = local if is_local and local is not None else spread
@@ -157,6 +139,7 @@ def embed(
                 draft.path / IMAGES_FILE,
             )
             draft.counts["images"] = int(images.is_present.sum())
+        draft.counts |= image_counts
         books = _books(done) | spent
         draft.counts |= {
             "items": items.height,
@@ -216,6 +199,22 @@ def load_images(artifact: Artifact) -> ImageEmbeddings | None:
     return ImageEmbeddings(embeddings=tensors["embeddings"], is_present=tensors["is_present"])
 
 
+def _embed_images(
+    items: pl.DataFrame, config: EncoderConfig, *, room: Path, spread: Spread
+) -> tuple[ImageEmbeddings | None, dict[str, int]]:
+    """Return the items' image embeddings: a vision model's, or those that came with the catalog."""
+    if config.image_model is None:
+        return read_image_embeddings(items), {}
+    return embed_images(
+        items,
+        model=config.image_model,
+        fingerprint=vision_fingerprint(config.image_model),
+        folder=None if config.image_folder is None else Path(config.image_folder),
+        room=room / "store",
+        spread=spread,
+    )
+
+
 def _choose(workspace: Path, config: EncoderConfig, *, texts: Sequence[str]) -> Choice:
     """Return the workspace's own encoder where ``auto`` finds one, else what the catalog wants."""
     if config.model in ("auto", FINETUNED):
@@ -234,44 +233,6 @@ def _blocks(texts: Sequence[str], *, size: int) -> list[list[str]]:
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _worker_factory(
-    spec: EncoderSpec, store: EmbeddingStore, num_threads: int | None, *, fingerprint: str
-) -> Callable[[], Callable[[Sequence[str]], dict[str, float]]]:
-    def make() -> Callable[[Sequence[str]], dict[str, float]]:
-        _set_threads(num_threads)
-        encoder = load_encoder(spec)
-        if encoder.fingerprint != fingerprint:
-            raise ArtifactError(
-                f"expected encoder {spec.model} with fingerprint {fingerprint}, a worker found "
-                f"{encoder.fingerprint}: give every node the same model files and rerun jobs.embed"
-            )
-        return EmbedBlock(
-            encoder=encoder,
-            store=store,
-            is_on_gpu=spec.kind == "transformer" and _has_gpu(),
-        )
-
-    return make
-
-
-def _spread_probe(
-    spread: Spread, num_threads: int | None
-) -> Callable[[EncoderSpec, Sequence[BackendName], Sequence[str]], list[Measurement]]:
-    """Return a probe that measures where the workers are, with as many threads as they have."""
-
-    def probe(
-        spec: EncoderSpec, backends: Sequence[BackendName], texts: Sequence[str]
-    ) -> list[Measurement]:
-        def make() -> Callable[[list[str]], list[Measurement]]:
-            _set_threads(num_threads)
-            return lambda texts: measure_backends(spec, backends, texts)
-
-        [measurements] = spread(make, [list(texts)], label="probing backends")
-        return measurements
-
-    return probe
-
-
 def _expected_s(spec: EncoderSpec, texts: Sequence[str], texts_per_s: float | None) -> float:
     """Return the CPU-seconds that encoding will take, measured on a few texts if need be."""
     if not texts:
@@ -287,17 +248,3 @@ def _expected_s(spec: EncoderSpec, texts: Sequence[str], texts_per_s: float | No
 def _books(done: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = ("texts", "tokens", "truncated", "cpu_s", "gpu_s")
     return {name: sum(block[name] for block in done) for name in names}
-
-
-def _set_threads(num_threads: int | None) -> None:
-    if num_threads is not None:
-        import torch  # only where an encoder runs
-
-        torch.set_num_threads(num_threads)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _has_gpu() -> bool:
-    import torch  # as above
-
-    return bool(torch.cuda.is_available())

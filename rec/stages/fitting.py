@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rec.data.sequences import Sequences
 from rec.data.splits import Split, hold_out_last
+from rec.encoders.images import ImageEmbeddings
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.cold_start import forget_unseen
 from rec.models.inference import embed_histories, embed_items, place_by_kin
@@ -52,6 +53,7 @@ class Material:
         items: the catalog.
         text: float32 ``(V, D_text)``, the items' text embeddings.
         queries: float32 ``(Q, D_text)``.
+        images: of the items, where they are used.
     """
 
     sequences: Sequences
@@ -59,6 +61,7 @@ class Material:
     items: pl.DataFrame
     text: NDArray[np.float32]
     queries: NDArray[np.float32]
+    images: ImageEmbeddings | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,7 +244,12 @@ def known_before(
 
     The latter is absent where every item of the catalog has events.
     """
-    tables = build_tables(window.known, text=material.text, categories=material.items["category"])
+    tables = build_tables(
+        window.known,
+        text=material.text,
+        categories=material.items["category"],
+        images=material.images,
+    )
     is_hidden = draw_hidden(tables, config)
     queries = material.queries
     knowledge = [

@@ -71,6 +71,12 @@ class Start:
                 f"--init-from {self.name}: its model is {_differences(theirs.config, model.config)}"
                 ": give the same --model flags, or train anew without --init-from"
             )
+        if _image_width(model) != _image_width(theirs):
+            raise ConfigError(
+                f"--init-from {self.name}: it sees images of width {_image_width(theirs)}, the "
+                f"embeddings have {_image_width(model)} (0 is none): embed with the same images, "
+                "or train anew without --init-from"
+            )
         mine, old = model.state_dict(), theirs.state_dict()
         moved = dict(old)
         for name, places in (
@@ -154,6 +160,11 @@ def log_end_ms(workspace: Path, release: Artifact) -> int:
             "has learnt cannot be told from what is new; train anew without --init-from"
         )
     return int(load_sequences(folder).timestamps_ms.max(initial=0))
+
+
+def _image_width(model: SequenceModel) -> int:
+    fusion = model.items.fusion
+    return 0 if fusion is None else fusion.embeddings.shape[1]
 
 
 def _places(theirs: Sequence[str], ours: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, ranking_from, write_release_files
 from rec.ranking.sources import build_tables
 from rec.stages.catalog import load_attributes
-from rec.stages.embedding import load_embeddings
+from rec.stages.embedding import load_embeddings, load_images
 from rec.stages.train_settings import settings_from
 from rec.stages.training import SERVED, build_model, load_model
 
@@ -147,6 +147,7 @@ def release_files(
             sequences,
             text=towers.items.text[1 : items.height + 1].numpy(),
             categories=items["category"],
+            images=load_images(embeddings) if settings.model.images else None,
         )
         e_i = place_by_kin(e_i, tables.kin, is_cold=tables.counts == 0)
     # What answers knows the items only: queries come as text and are encoded then.

@@ -28,11 +28,13 @@ from rec.artifacts import (
 from rec.data.items import load_items
 from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import temporal_split
+from rec.encoders.images import ImageEmbeddings
 from rec.errors import ArtifactError
+from rec.models.image_fusion import ItemImages
 from rec.models.metric_log import log_metrics
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.ranking.ranker import save_ranker
-from rec.stages.embedding import load_embeddings
+from rec.stages.embedding import load_embeddings, load_images
 from rec.stages.fitting import Material, Passes, learn_anew, learn_since
 from rec.stages.incremental import open_start
 from rec.stages.train_settings import TrainSettings
@@ -127,6 +129,7 @@ def train(
         items=load_items(catalog.path),
         text=text,
         queries=queries,
+        images=load_images(inputs.embeddings) if settings.model.images else None,
     )
     passes = Passes(
         settings=settings,
@@ -189,16 +192,25 @@ def _check_unmixed(workspace: Path, embeddings: Artifact) -> None:
 def build_model(
     embeddings: Artifact, sequences: Sequences, config: ModelConfig, *, seed: int
 ) -> SequenceModel:
-    """Return untrained towers over the text embeddings of items and queries."""
+    """Return untrained towers over the embeddings of items and queries, images among them."""
     items, queries = load_embeddings(embeddings)
     padding = np.zeros((1, items.shape[1]), dtype=np.float32)
     text = torch.from_numpy(np.concatenate([padding, items, queries]))
+    images = load_images(embeddings)
     torch.manual_seed(seed)
     return SequenceModel(
         text,
         num_items=sequences.num_items,
         num_event_types=len(sequences.event_type_names),
         config=config,
+        images=None if images is None else _with_padding(images),
+    )
+
+
+def _with_padding(images: ImageEmbeddings) -> ItemImages:
+    return ItemImages(
+        embeddings=torch.from_numpy(np.pad(images.embeddings, ((1, 0), (0, 0)))),
+        is_present=torch.from_numpy(np.pad(images.is_present, (1, 0))),
     )
 
 
