@@ -16,6 +16,7 @@ from rec.data.user_cleaning import (
     clean_partition,
     count_bot_days,
     looks_derived,
+    sorted_by_user,
 )
 
 _NAMES = [*EVENT_SCHEMA.names, ORDER, REASON, RAW]
@@ -48,8 +49,7 @@ def merge_partition(before: Cleaned, rows: pl.DataFrame, *, config: CleaningConf
         _as_rows(before.quarantined.filter(old_bots & is_named)),
     ]
     cleaned = clean_partition(pl.concat([*known, rows.select(_NAMES)]), config=config)
-    kept = pl.concat([before.kept.filter(~is_named), cleaned.kept])
-    kept = kept.sort("user_id", "timestamp_ms", ORDER)
+    kept = sorted_by_user(pl.concat([before.kept.filter(~is_named), cleaned.kept], rechunk=True))
     stays = before.quarantined.filter(~(old_bots & is_named).fill_null(value=False))
     quarantined = pl.concat([stays, cleaned.quarantined]).sort(ORDER, maintain_order=True)
     return Cleaned(

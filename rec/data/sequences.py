@@ -177,14 +177,21 @@ def save_vocabulary(
     folder: Path, *, num_items: int, queries: Sequence[str], event_type_names: Sequence[str]
 ) -> None:
     """Write what the numbers of all parts mean."""
-    write_json(
-        folder / VOCABULARY_FILE,
-        {
-            "num_items": num_items,
-            "queries": list(queries),
-            "event_type_names": list(event_type_names),
-        },
+    vocabulary = vocabulary_of(
+        num_items=num_items, queries=queries, event_type_names=event_type_names
     )
+    write_json(folder / VOCABULARY_FILE, vocabulary)
+
+
+def vocabulary_of(
+    *, num_items: int, queries: Sequence[str], event_type_names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the numbers of all parts mean, as the file holds it."""
+    return {
+        "num_items": num_items,
+        "queries": list(queries),
+        "event_type_names": list(event_type_names),
+    }
 
 
 def load_sequences(folder: Path) -> Sequences:

@@ -52,7 +52,7 @@ def clean_partition(rows: pl.DataFrame, *, config: CleaningConfig) -> Cleaned:
     # One user may be a tenth of the log: each step lets go of what it was made from.
     good = (rows.filter(~is_bad) if bad.height else rows).drop(REASON, RAW)
     del rows
-    kept = _sorted_by_user(_without_same_ids(good))
+    kept = sorted_by_user(_without_same_ids(good))
     duplicates = {SAME_ID: good.height - kept.height}
     del good
     named = kept.lazy().filter(pl.col("session_id").is_not_null())
@@ -149,6 +149,14 @@ def count_bot_days(kept: pl.DataFrame, quarantined: pl.DataFrame, config: Cleani
     return int(bots.select(pl.struct("user_id", day).n_unique()).item())
 
 
+def sorted_by_user(events: pl.DataFrame) -> pl.DataFrame:
+    """Return events by user, then time, then the input's order; texts are compared once a user."""
+    users = events["user_id"].unique().sort()
+    places = pl.int_range(len(users), dtype=pl.UInt32, eager=True)
+    keys = (events[ORDER], events["timestamp_ms"], events["user_id"].replace_strict(users, places))
+    return events[np.lexsort([key.to_numpy() for key in keys])] if events.height else events
+
+
 def _bots(kept: pl.DataFrame, config: CleaningConfig) -> tuple[pl.Series, int]:
     """Return which events are of a day with too many, and how many such days there are.
 
@@ -176,14 +184,6 @@ def _without_same_ids(events: pl.DataFrame) -> pl.DataFrame:
     is_first = pl.col(ORDER) == pl.col(ORDER).min().over("user_id", "event_id")
     again = twice.filter(~is_first)[ORDER]
     return events.filter(~pl.col(ORDER).is_in(again.implode())) if len(again) else events
-
-
-def _sorted_by_user(events: pl.DataFrame) -> pl.DataFrame:
-    """Return events by user, then time, then the input's order; texts are compared once a user."""
-    users = events["user_id"].unique().sort()
-    places = pl.int_range(len(users), dtype=pl.UInt32, eager=True)
-    keys = (events[ORDER], events["timestamp_ms"], events["user_id"].replace_strict(users, places))
-    return events[np.lexsort([key.to_numpy() for key in keys])] if events.height else events
 
 
 def _is_other(name: str) -> pl.Expr:

@@ -12,7 +12,7 @@ from rec.data.privacy import load_or_create_key, pseudonym
 from rec.errors import ArtifactError
 from rec.ranking.feedback import found_feedback
 from rec.stages.catalog import USERS_FILE
-from rec.stages.log_workers import QUARANTINE
+from rec.stages.log_parts import QUARANTINE
 from rec.stages.preparation import KEY_FILE
 from rec.stages.user_rows import only_users
 

@@ -20,9 +20,9 @@ from rec.errors import DataError
 from rec.spread import Spread, ready_worker
 from rec.stages.data_card import CARD_FILE, PAGE_FILES, SAMPLES, make_card
 from rec.stages.data_card_page import render_card
+from rec.stages.log_parts import PartitionSummary
 from rec.stages.log_workers import (
     CleanPartition,
-    PartitionSummary,
     SpillFile,
     SummarisePartition,
     TrimPartition,

@@ -4,48 +4,49 @@ Each is a value that a :class:`rec.spread.Spread` can send to another process; w
 and what it makes are files, what it returns is small.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 import xxhash
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig, last_order, normalise_events
-from rec.data.counts import CleaningCounts, add_numbers
+from rec.data.counts import add_numbers
 from rec.data.distinct import map_distinct
-from rec.data.events import EVENT_SCHEMA
 from rec.data.files import UnreadableFileError, read_chunks
 from rec.data.items import load_items
 from rec.data.log_merging import merge_partition
-from rec.data.log_statistics import LogStatistics, item_counts, log_statistics
+from rec.data.log_statistics import item_counts
 from rec.data.privacy import Pseudonymizer, load_or_create_key
 from rec.data.rows import RAW, REASON
-from rec.data.sequences import EVENT_COLUMNS, build_sequences, distinct_queries, save_part
 from rec.data.tombstones import without_erased
 from rec.data.user_cleaning import (
-    BOT_USER,
     SAME_ID,
-    Cleaned,
     clean_partition,
     count_bot_days,
-    empty_quarantine,
     trim_partition,
 )
 from rec.stages.bot_users import (
     SetAside,
     count_bots,
-    first_bot_rows,
     set_bots_aside,
     without_bots,
 )
-from rec.stages.data_card import SAMPLES
+from rec.stages.log_parts import (
+    SUMMARISED,
+    PartitionSummary,
+    bots_path,
+    link_part,
+    part_name,
+    read_part,
+    summarise,
+    with_bots,
+    write_part,
+)
 from rec.stages.spilling import PieceWriter, find_pieces, read_batches
 
-QUARANTINE = "quarantine"
-"""Folder of an events artifact with the rows that were not good enough, and why."""
 UNREADABLE_FILE = "unreadable_file"
-QUARANTINE_NAMES = {REASON: "reason", RAW: "raw"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,22 +123,6 @@ class SpilledFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PartitionSummary:
-    """Hold what is known of one partition; summaries of all partitions make the manifest."""
-
-    counts: CleaningCounts = field(default_factory=CleaningCounts)
-    statistics: LogStatistics = field(default_factory=LogStatistics)
-    queries: tuple[str, ...] = ()
-    """Distinct queries of searches, sorted."""
-    bot_days: int = 0
-    num_unclear_sessions: int = 0
-    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The first quarantined rows of each reason."""
-    bots: Mapping[str, int] = field(default_factory=dict)
-    """Events by user of those who have more than a person can have."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CleanPartition:
     """Clean one partition: its pieces become a part of events and of the quarantine."""
 
@@ -149,13 +134,19 @@ class CleanPartition:
     """Events of the rows before; the pieces are then those of the new rows alone."""
 
     def __call__(self, partition: int) -> PartitionSummary:
-        """Return the summary of a partition."""
+        """Return the summary of a partition; without new rows its files get a second name."""
         pieces = find_pieces(self.spill, partition)
-        before = None if self.before is None else _read_part(partition, folder=self.before)
+        if self.before is not None and not pieces:
+            link_part(partition, source=self.before, folder=self.folder)
+            summarise = SummarisePartition(
+                config=self.config, folder=self.folder, item_counts=self.item_counts
+            )
+            return summarise(partition)
+        before = None if self.before is None else read_part(partition, folder=self.before)
         if not pieces and before is None:
             return PartitionSummary()
-        old_bots = None if self.before is None else _bots_path(partition, folder=self.before)
-        path = _bots_path(partition, folder=self.folder)
+        old_bots = None if self.before is None else bots_path(partition, folder=self.before)
+        path = bots_path(partition, folder=self.folder)
         aside = set_bots_aside(
             pieces,
             before,
@@ -172,14 +163,14 @@ class CleanPartition:
             before = without_bots(before, aside.bots)
             if rows.height:
                 cleaned = merge_partition(before, rows, config=self.config)
-            else:
+            else:  # all new rows are a bot's
                 bot_days = count_bot_days(before.kept, before.quarantined, self.config)
                 cleaned = replace(before, bot_days=bot_days)
         if len(aside.duplicates):
             again = {SAME_ID: len(aside.duplicates)}
             cleaned = replace(cleaned, duplicates=add_numbers([cleaned.duplicates, again]))
-        summary = _write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
-        return _with_bots(summary, path, aside.bots)
+        summary = write_part(cleaned, partition, folder=self.folder, item_folder=self.item_counts)
+        return with_bots(summary, path, aside.bots)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +185,7 @@ class TrimPartition:
 
     def __call__(self, partition: int) -> PartitionSummary:
         """Return the summary of what is left, with the rows that were taken out."""
-        path = self.folder / f"part-{partition:05d}.parquet"
+        path = self.folder / part_name(partition)
         if not path.is_file():
             return PartitionSummary()
         trimmed = trim_partition(
@@ -202,7 +193,7 @@ class TrimPartition:
             rare_items=pl.read_parquet(self.rare_items)["item_id"],
             config=self.config,
         )
-        return _write_part(trimmed, partition, folder=self.folder, item_folder=self.item_counts)
+        return write_part(trimmed, partition, folder=self.folder, item_folder=self.item_counts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,39 +206,14 @@ class SummarisePartition:
 
     def __call__(self, partition: int) -> PartitionSummary:
         """Return the summary, and write the partition's item counts."""
-        cleaned = _read_part(partition, folder=self.folder)
+        cleaned = read_part(partition, folder=self.folder, columns=SUMMARISED)
         if cleaned is None:
             return PartitionSummary()
-        item_counts(cleaned.kept).write_parquet(self.item_counts / _part_name(partition))
+        item_counts(cleaned.kept).write_parquet(self.item_counts / part_name(partition))
         bot_days = count_bot_days(cleaned.kept, cleaned.quarantined, self.config)
-        summary = _summarise(replace(cleaned, bot_days=bot_days))
-        path = _bots_path(partition, folder=self.folder)
-        return _with_bots(summary, path, count_bots(path))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequencePartition:
-    """Turn one part of events into a part of sequences."""
-
-    events: Path
-    catalog: Path
-    folder: Path
-    queries: tuple[str, ...]
-    event_type_names: tuple[str, ...]
-
-    def __call__(self, partition: int) -> int:
-        """Return the number of users with at least one event."""
-        name = f"part-{partition:05d}.parquet"
-        if not (self.events / name).is_file():
-            return 0
-        sequences = build_sequences(
-            pl.read_parquet(self.events / name, columns=list(EVENT_COLUMNS)),
-            item_ids=load_items(self.catalog)["item_id"].to_list(),
-            queries=self.queries,
-            event_type_names=self.event_type_names,
-        )
-        save_part(sequences, self.folder / name)
-        return sequences.num_users
+        summary = summarise(replace(cleaned, bot_days=bot_days))
+        path = bots_path(partition, folder=self.folder)
+        return with_bots(summary, path, count_bots(path))
 
 
 def partition_of(user_ids: pl.Series, num_partitions: int) -> pl.Series:
@@ -277,80 +243,3 @@ def _read_pieces(pieces: Sequence[Path], aside: SetAside) -> pl.DataFrame:
     frames = [frame.filter(is_left) for frame in read_batches(pieces)]
     # In one chunk: what follows picks rows from all over, and each pick would look for its chunk.
     return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *frames], rechunk=True)
-
-
-def _bots_path(partition: int, *, folder: Path) -> Path:
-    return folder / QUARANTINE / f"part-{partition:05d}-bots.parquet"
-
-
-def _with_bots(summary: PartitionSummary, path: Path, bots: Mapping[str, int]) -> PartitionSummary:
-    """Return a summary with the users that were set aside."""
-    if not bots:
-        return summary
-    counts = summary.counts
-    quarantined = add_numbers([counts.quarantined, {BOT_USER: sum(bots.values())}])
-    return replace(
-        summary,
-        counts=replace(counts, quarantined=quarantined),
-        samples={**summary.samples, **_samples(first_bot_rows(path, SAMPLES))},
-        bots=bots,
-    )
-
-
-def _read_part(partition: int, *, folder: Path) -> Cleaned | None:
-    """Return what is known of a partition's earlier rows; its duplicates are counted already."""
-    name = f"part-{partition:05d}.parquet"
-    if not (folder / name).is_file():
-        return None
-    kept = pl.read_parquet(folder / name)
-    path = folder / QUARANTINE / name
-    if path.is_file():
-        quarantined = pl.read_parquet(path).rename({v: k for k, v in QUARANTINE_NAMES.items()})
-    else:
-        quarantined = empty_quarantine()
-    return Cleaned(kept=kept, quarantined=quarantined)
-
-
-def _write_part(
-    cleaned: Cleaned, partition: int, *, folder: Path, item_folder: Path
-) -> PartitionSummary:
-    """Write a part, add to its quarantine, and say what was written."""
-    name = f"part-{partition:05d}.parquet"
-    # Half of the bytes are hashes, which a higher level does not make smaller.
-    cleaned.kept.rechunk().write_parquet(folder / name, compression="zstd", compression_level=1)
-    item_counts(cleaned.kept).write_parquet(item_folder / name)
-    if cleaned.quarantined.height:
-        rows = cleaned.quarantined.rename(QUARANTINE_NAMES)
-        path = folder / QUARANTINE / name
-        path.parent.mkdir(exist_ok=True)
-        before = [pl.read_parquet(path)] if path.is_file() else []
-        pl.concat([*before, rows], rechunk=True).write_parquet(path)
-    return _summarise(cleaned)
-
-
-def _part_name(partition: int) -> str:
-    return f"part-{partition:05d}.parquet"
-
-
-def _summarise(cleaned: Cleaned) -> PartitionSummary:
-    return PartitionSummary(
-        counts=CleaningCounts(
-            kept=cleaned.kept.height,
-            duplicates=cleaned.duplicates,
-            quarantined=dict(cleaned.quarantined[REASON].value_counts().iter_rows()),
-        ),
-        statistics=log_statistics(cleaned.kept),
-        queries=tuple(distinct_queries(cleaned.kept)),
-        bot_days=cleaned.bot_days,
-        num_unclear_sessions=cleaned.num_unclear_sessions,
-        samples=_samples(cleaned.quarantined),
-    )
-
-
-def _samples(quarantined: pl.DataFrame) -> dict[str, tuple[str, ...]]:
-    """Return the first rows of each reason as text: as they came, or as JSON."""
-    first = quarantined.group_by(REASON, maintain_order=True).head(SAMPLES)
-    shown = pl.struct(EVENT_SCHEMA.names).struct.json_encode()
-    texts = first.select(REASON, pl.coalesce(RAW, shown).alias(RAW))
-    found = texts.group_by(REASON).agg(RAW).iter_rows()
-    return {reason: tuple(rows) for reason, rows in found}

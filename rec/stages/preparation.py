@@ -6,10 +6,12 @@ with minimum counts a fourth, *trim*, once every item is counted. A user's rows 
 partition, nothing is sorted globally. Memory follows neither the log nor its largest user: a long
 log has more partitions, and a user larger than one is a bot and set aside.
 
-Where files were added behind those that the newest events were made of, only the new ones are read
-and only the users that they name are cleaned; the result is that of a full rebuild.
+Where files were added behind those that the newest events were made of, only the new ones are read,
+only the users that they name are cleaned, and a partition that they name nobody of keeps its files;
+the result is that of a full rebuild.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,12 +31,12 @@ from rec.data.cleaning import CleaningConfig
 from rec.data.files import estimate_rows, list_files
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.data.queries import load_queries
-from rec.data.sequences import save_vocabulary
+from rec.data.sequences import VOCABULARY_FILE, save_vocabulary, vocabulary_of
 from rec.data.tombstones import load_tombstones
 from rec.spread import Spread, in_process, ready_worker
 from rec.stages.catalog import erased_setting, file_digests, prepare_catalog
 from rec.stages.log_cleaning import Sources, clean_log
-from rec.stages.log_workers import SequencePartition
+from rec.stages.sequence_workers import SequencePartition
 
 KEY_FILE = "pseudonym.key"
 EVENTS_VERSION = 3
@@ -196,6 +198,9 @@ def _sequence(
         return found, True
     queries = load_queries(log)
     event_type_names = tuple(log.counts["event_types"])
+    before, unchanged = _sequences_to_keep(
+        workspace, log=log, catalog=catalog, queries=queries, event_type_names=event_type_names
+    )
     with write_artifact(workspace, "sequences", config={}, parents=parents) as draft:
         worker = SequencePartition(
             events=log.path,
@@ -203,6 +208,8 @@ def _sequence(
             folder=draft.path,
             queries=queries,
             event_type_names=event_type_names,
+            before=before,
+            unchanged=unchanged,
         )
         users = list(spread(ready_worker(worker), range(num_partitions), label="sequences"))
         save_vocabulary(
@@ -215,6 +222,37 @@ def _sequence(
     made = find_artifact(workspace, "sequences", name)
     assert made is not None
     return made, False
+
+
+def _sequences_to_keep(
+    workspace: Path,
+    *,
+    log: Artifact,
+    catalog: Artifact,
+    queries: Sequence[str],
+    event_type_names: Sequence[str],
+) -> tuple[Path | None, frozenset[str]]:
+    """Return the newest sequences' folder and the parts of it that still hold, by name.
+
+    Where an item, a query or a type has another number, none do.
+    """
+    if not (workspace / "sequences" / "latest").is_file():
+        return None, frozenset()
+    newest = latest_artifact(workspace, "sequences", made_by="prepare")
+    old_log = find_artifact(workspace, "events", newest.parents["events"])
+    wanted = vocabulary_of(
+        num_items=catalog.counts["kept"], queries=queries, event_type_names=event_type_names
+    )
+    known = json.loads((newest.path / VOCABULARY_FILE).read_text(encoding="utf-8"))
+    if old_log is None or newest.parents["catalog"] != catalog.name or known != wanted:
+        return None, frozenset()
+    old, new = old_log.manifest["files"], log.manifest["files"]
+    parts = frozenset(
+        name
+        for name in newest.manifest["files"]
+        if name.startswith("part-") and name in old and old[name] == new.get(name)
+    )
+    return newest.path, parts
 
 
 def _ingested_through(batches: frozenset[str]) -> int:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rec.artifacts import Artifact
 from rec.data import log_merging
 from rec.data.cleaning import CleaningConfig
 from rec.stages import log_workers
@@ -54,7 +55,11 @@ def row(user: str, second: int, **more: Any) -> dict[str, Any]:
 
 def files_of(prepared: Prepared) -> dict[str, str]:
     """Return the sha256 of every file of the events but their manifest."""
-    return {name: entry["sha256"] for name, entry in prepared.events.manifest["files"].items()}
+    return digests(prepared.events)
+
+
+def digests(artifact: Artifact) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in artifact.manifest["files"].items()}
 
 
 def merged_into(prepared: Prepared) -> str | None:
@@ -205,3 +210,29 @@ def test_with_a_new_key_everything_is_made_anew(tmp_path: Path) -> None:
     third = run(tmp_path / "w", paths, config=config)
     assert merged_into(third) is None
     assert third.events.counts["users"] == 1
+
+
+def test_partitions_that_the_new_file_does_not_name_keep_their_files(tmp_path: Path) -> None:
+    first = [row(f"u{n}", n) for n in range(50)] + [row("u3", 60 + n) for n in range(9)]
+    bad = [{"user_id": "u9", "item_id": "i1", "timestamp": "never"}]
+    paths = write(tmp_path, [first + bad, [row("u7", 99)]])
+    before = run(tmp_path / "w", paths[:1])
+    after = run(tmp_path / "w", paths)
+    for old, new in ((before.events, after.events), (before.sequences, after.sequences)):
+        parts = sorted(path.relative_to(new.path) for path in new.path.rglob("part-*"))
+        is_same = [(old.path / p).stat().st_ino == (new.path / p).stat().st_ino for p in parts]
+        assert is_same.count(False) <= 2  # u7's partition, and its quarantine
+        assert is_same.count(True) >= 2
+    full = run(tmp_path / "v", paths)
+    assert files_of(after) == files_of(full)
+    assert digests(after.sequences) == digests(full.sequences)
+    assert after.sequences.counts == full.sequences.counts
+
+
+def test_new_query_moves_the_numbers_of_all_sequences(tmp_path: Path) -> None:
+    search = {"event_type": "search", "item_id": None}
+    first = [row(f"u{n}", n) for n in range(9)] + [row("u1", 60, query="tea", **search)]
+    paths = write(tmp_path, [first, [row("u7", 99, query="cup", **search)]])
+    run(tmp_path / "w", paths[:1])
+    after, full = run(tmp_path / "w", paths), run(tmp_path / "v", paths)
+    assert digests(after.sequences) == digests(full.sequences)
