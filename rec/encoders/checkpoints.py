@@ -26,6 +26,8 @@ ENCODER_DECODER = frozenset({"t5", "mt5", "umt5"})
 STATIC = frozenset({"model2vec"})
 ALLOWED = ENCODER_ONLY | DECODER_ONLY | ENCODER_DECODER | STATIC
 _CONFIGS = ("config.json", "tokenizer_config.json")
+PROCESSOR_FILE = "preprocessor_config.json"
+"""How pictures are made ready; only vision models have one."""
 _FOREIGN = {
     "auto_map": "it wants to run code of its own",
     "custom_pipelines": "it wants to run code of its own",
@@ -110,7 +112,7 @@ def check_folder(folder: Path, flag: str) -> dict[str, Any] | None:
         ConfigError: there is something of the kind.
     """
     check_files(folder, flag)
-    configs = {name: read_json(folder / name, flag) for name in _CONFIGS}
+    configs = {name: read_json(folder / name, flag) for name in (*_CONFIGS, PROCESSOR_FILE)}
     for name, values in configs.items():
         _check_foreign(values or {}, f"{flag}: {name}")
     if (folder / "adapter_config.json").exists():

@@ -12,19 +12,27 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from rec.encoders.checkpoints import read_checkpoint
+from rec.encoders.checkpoints import ALLOWED, read_checkpoint
 from rec.errors import ConfigError
 
 _MAX_RATIO = 1.5
 """Of described to stored numbers: heads that nobody reads may be missing from the weights."""
 
 
-def load_network(folder: Path, auto: Any) -> nn.Module:
+def load_network(
+    folder: Path,
+    auto: Any,
+    *,
+    allowed: frozenset[str] = ALLOWED,
+    option: str = "--encoder.model",
+) -> nn.Module:
     """Return a checkpoint's network in float32.
 
     Args:
         folder: as ``save_pretrained`` writes it.
         auto: the class of transformers that chooses the network (``AutoModel`` and its kin).
+        allowed: families that may be loaded; those that read text if absent.
+        option: flag that named the folder.
 
     Raises:
         ConfigError: as :func:`rec.encoders.checkpoints.read_checkpoint`; configuration and weights
@@ -32,7 +40,7 @@ def load_network(folder: Path, auto: Any) -> nn.Module:
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder, allowed=allowed, option=option)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
@@ -40,7 +48,7 @@ def load_network(folder: Path, auto: Any) -> nn.Module:
         number = sum(parameter.numel() for parameter in described.parameters())
         if number > _MAX_RATIO * checkpoint.num_weights:
             raise ConfigError(
-                f"--encoder.model {folder}: config.json describes {number} numbers, the weights "
+                f"{option} {folder}: config.json describes {number} numbers, the weights "
                 f"hold {checkpoint.num_weights}: download it again"
             )
         network: nn.Module = auto.from_pretrained(
@@ -51,7 +59,7 @@ def load_network(folder: Path, auto: Any) -> nn.Module:
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--encoder.model {folder}: transformers cannot load it ({cause}): download it again, "
+            f"{option} {folder}: transformers cannot load it ({cause}): download it again, "
             "or choose another model"
         ) from error
     return network

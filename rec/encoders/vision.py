@@ -19,18 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel
-from transformers.utils import logging as transformers_logging
 
 from rec.artifacts import file_sha256
-from rec.encoders.checkpoints import find_checkpoint, read_checkpoint
+from rec.encoders.checkpoints import PROCESSOR_FILE, find_checkpoint, read_checkpoint
+from rec.encoders.networks import load_network
 from rec.encoders.transformer import default_device
 from rec.errors import ConfigError
 
 FIRST_TOKEN = frozenset({"vit", "dinov2"})
 """Their pooler is trained for one task, or not at all; the first token is what they see."""
 POOLED = frozenset({"clip", "clip_vision_model", "siglip", "siglip_vision_model"})
+ALLOWED_VISION = FIRST_TOKEN | POOLED
 FLAG = "--encoder.image-model"
-PROCESSOR_FILE = "preprocessor_config.json"
 MAX_PIXELS = 50_000_000
 """Larger pictures are bombs: a small file that unpacks to gigabytes."""
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -59,14 +59,10 @@ class VisionEncoder:
         self._is_pooled = _model_type(folder) in POOLED
         self._batch_size = batch_size
         self._device = device or default_device()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         self._processor: Any = AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=False
         )
-        whole: Any = AutoModel.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        whole = load_network(folder, AutoModel, allowed=ALLOWED_VISION, option=FLAG)
         vision: nn.Module = getattr(whole, "vision_model", whole)
         self._model = vision.eval().to(self._device)
 
@@ -109,15 +105,9 @@ def vision_fingerprint(model: str) -> str:
 
 
 def _model_type(folder: Path) -> str:
-    found = read_checkpoint(folder, allowed=FIRST_TOKEN | POOLED, option=FLAG)
-    processor = folder / PROCESSOR_FILE
-    if not processor.is_file():
+    found = read_checkpoint(folder, allowed=ALLOWED_VISION, option=FLAG)
+    if not (folder / PROCESSOR_FILE).is_file():
         raise ConfigError(f"{FLAG} {folder}: expected a {PROCESSOR_FILE}, found none")
-    if "auto_map" in processor.read_text(encoding="utf-8"):
-        raise ConfigError(
-            f"{FLAG} {folder}: {PROCESSOR_FILE} has an auto_map, it wants to run code of its own: "
-            "choose a model of a family that transformers knows"
-        )
     return found.model_type
 
 

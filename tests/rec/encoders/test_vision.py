@@ -14,7 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 from rec.artifacts import Artifact
 from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
-from rec.encoders.vision import PROCESSOR_FILE, VisionEncoder, vision_fingerprint
+from rec.encoders.checkpoints import PROCESSOR_FILE
+from rec.encoders.vision import VisionEncoder, vision_fingerprint
 from rec.errors import ConfigError
 from rec.spread import in_process
 from rec.stages.embedding import embed, load_images
