@@ -4,6 +4,7 @@ Run by ``make drills``. The owner is the gateway's process, with SQLite files, a
 """
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -128,17 +129,32 @@ class Gateway:
 
     def __init__(self, workspace: Path) -> None:
         self.port = free_port()
-        self._command = [sys.executable, "-m", "tests.chaos.gateway_process", str(workspace)]
-        self._process: subprocess.Popen[bytes] | None = None
+        command = [sys.executable, "-m", "tests.chaos.gateway_process", str(workspace)]
+        with (workspace / "gateway.log").open("wb") as log:
+            self._parent = subprocess.Popen(
+                [*command, str(self.port)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        self._pid = 0
 
     def start(self) -> None:
-        self._process = subprocess.Popen([*self._command, str(self.port)], cwd=ROOT)
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(b"start\n")
+        self._parent.stdin.flush()
+        self._pid = int(self._parent.stdout.readline())
         wait_until(self._is_live, within_s=UP_WITHIN_S, what="the gateway answers")
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.kill()
+        self._parent.communicate(timeout=UP_WITHIN_S)
 
     def _is_live(self) -> bool:
         try:
@@ -174,8 +190,8 @@ def test_killed_gateway_loses_no_acknowledged_event(tmp_path: Path) -> None:
     key, _ = ensure_admin_key(tmp_path)
     random_s = random.Random(0)
     gateway = Gateway(tmp_path)
-    gateway.start()
     try:
+        gateway.start()
         with writing([over_http(gateway.port, key) for _ in range(NUM_WRITERS)]) as tally:
             for _ in range(NUM_KILLS):
                 time.sleep(random_s.uniform(*ALIVE_S))
@@ -186,7 +202,7 @@ def test_killed_gateway_loses_no_acknowledged_event(tmp_path: Path) -> None:
                 lambda: len(tally.acknowledged) > before + 50, within_s=60, what="it goes on"
             )
     finally:
-        gateway.kill()
+        gateway.close()
     check(tmp_path, tally, drill="log owner killed, SQLite over HTTP", kills=NUM_KILLS)
 
 
