@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
+from cluster.runtime import free_port
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
 from cluster.serve.histories import load_histories
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.ranker import Ranker
 from cluster.serve.served_release import ServedRelease
+from tests.processes import wait_until
 
 
 class Answer:
@@ -132,3 +135,17 @@ def running_graph(workspace: Path, release: Path, *, num_rankers: int = 1) -> It
 
 def ids(answer: Any) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
+
+
+@contextmanager
+def over_http(graph: Graph) -> Iterator[str]:
+    """Give a graph's base URL while a block runs: uvicorn on a real port, in the graph's loop."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(graph.app, port=port, log_level="error"))
+    running = asyncio.run_coroutine_threadsafe(server.serve(), graph.loop)
+    try:
+        wait_until(lambda: server.started, within_s=30, what="the gateway listens")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        running.result(timeout=30)
