@@ -190,7 +190,7 @@ def write_artifact(
     """
     name = config_hash(kind, config, parents)
     room = workspace / kind
-    _keep_private(workspace)
+    keep_private(workspace)
     room.mkdir(parents=True, exist_ok=True)
     aside = room / f".{name}.{uuid.uuid4().hex[:8]}"
     aside.mkdir()
@@ -298,7 +298,7 @@ def _exchange(aside: Path, final: Path) -> None:
     shutil.rmtree(old)
 
 
-def _keep_private(workspace: Path) -> None:
+def keep_private(workspace: Path) -> None:
     """Keep a workspace out of git and out of what ``ray job submit --working-dir`` uploads.
 
     It holds keys and customers' data. A ``.gitignore`` of the user's own is left alone, and so is

@@ -22,6 +22,7 @@ from rec.artifacts import (
     MANIFEST,
     Artifact,
     file_sha256,
+    keep_private,
     link_or_copy,
     point_latest,
     read_artifact,
@@ -108,6 +109,7 @@ def fetch(workspace: Path, uri: str, *, cache: Path) -> Moved:
         parts = Path(relative).parts
         if Path(relative).is_absolute() or ".." in parts or not _SHA256.fullmatch(str(digest)):
             raise ArtifactError(f"{uri} names a file outside of the release: {relative}")
+    keep_private(workspace)
     copied = _take(store, files, wanted, manifest, into=workspace / "releases" / name)
     room = workspace / "embeddings" / "store" / folder
     room.mkdir(parents=True, exist_ok=True)

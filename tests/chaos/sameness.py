@@ -28,7 +28,7 @@ from rec.stages.preparation import KEY_FILE
 from tests.chaos.hosts import ROOT, rig, start_head, start_worker
 
 NUM_WORKERS, CORES = 2, 2
-SHOP = ShopConfig(num_users=1000, num_items=300, events_per_user=15)
+SHOP = ShopConfig(num_users=500, num_items=200, events_per_user=15)
 WEIGHTS = ".safetensors"
 
 

@@ -56,6 +56,8 @@ def test_a_release_goes_over_an_object_store_and_answers_the_same(
     fetch_main([*words, "--workspace", str(tmp_path / "one")])
     assert json.loads(capsys.readouterr().out) == published
     assert answer(tmp_path / "one") == answer(released_workspace)
+    # Keys will lie in it: as any workspace it stays out of git and of what a job uploads.
+    assert (tmp_path / "one" / ".gitignore").read_text() == "*\n"
     # A second workspace of the same machine fetches nothing and takes no space.
     fetch_main([*words, "--workspace", str(tmp_path / "two")])
     assert json.loads(capsys.readouterr().out) == {**published, "copied": 0}
