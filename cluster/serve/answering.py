@@ -85,6 +85,7 @@ async def answer_list(
         explain=body.explain,
         language=body.language,
         exploration=body.exploration,
+        request_class=body.request_class,
         seed=_seed(request_id),
         query_embeddings=asker.query_embeddings,
     )

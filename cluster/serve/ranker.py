@@ -21,6 +21,8 @@ from rec.ranking.requests import Language, RankedList, Request, SearchRequest
 
 FOLLOW_S = 0.2
 """Between looks at ``current`` and at the item changes: two small reads."""
+_WARM_UP_TITLES = 50
+"""Enough to meet each language of a catalog."""
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
@@ -102,6 +104,17 @@ class Ranker:
     async def _search_batch(self, requests: list[SearchRequest]) -> list[Any]:
         return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.search(asked))
 
+    def _warm_up(self) -> None:
+        """Read some titles for words, so that nobody waits while a dictionary is loaded."""
+        recommender = self._followed.recommender()
+        step = max(1, len(recommender.item_ids) // _WARM_UP_TITLES)
+        recommender.interests(
+            [
+                Event(user_id="", event_type="", timestamp_ms=0, item_id=item_id)
+                for item_id in recommender.item_ids[::step]
+            ]
+        )
+
     def _narrate(self, answer: RankedList) -> RankedList:
         recommender = self._followed.recommender()
         narrated = recommender.narrate(answer)
@@ -127,6 +140,7 @@ class Ranker:
 
     def _follow(self) -> None:
         """Keep up in the background, so that requests seldom wait for it."""
+        self._warm_up()
         while not self._stop.wait(FOLLOW_S):
             try:
                 self._followed.poll()

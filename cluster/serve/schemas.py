@@ -72,6 +72,8 @@ class RecommendBody(_Strict):
     exclude_seen: bool | None = None
     diversity: Annotated[float, Field(ge=0, le=1)] | None = None
     exploration: Annotated[float, Field(ge=0, le=1)] | None = None
+    request_class: Name | None = None
+    """What kind of request it is, for instance ``home``: the release may explore by class."""
     explain: bool = False
     language: Literal["en", "zh"] | None = None
     is_shown: bool = True

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from rec.data.events import Event
 from rec.data.sequences import Sequences
-from rec.errors import ConfigError
+from rec.errors import ConfigError, DataError
+from rec.ranking.release import check_weight
 from rec.ranking.requests import Request
 
 
@@ -50,9 +51,11 @@ class RequestReader:
 
         Raises:
             ConfigError: a number out of range.
+            DataError: a query's embedding is of another encoder, or holds NaN.
         """
         for request in requests:
             _check(request)
+            self._check_queries(request)
         queries: dict[str, NDArray[np.float32]] = {}
         for request in requests:
             queries.update(request.query_embeddings)
@@ -105,6 +108,14 @@ class RequestReader:
             lacks_queries=frozenset(lacking),
         )
 
+    def _check_queries(self, request: Request) -> None:
+        for query, row in request.query_embeddings.items():
+            if row.shape != (self._text_width,) or not np.isfinite(row).all():
+                raise DataError(
+                    f"expected {self._text_width} finite numbers as the embedding of {query!r}, "
+                    f"got shape {row.shape}: embed it with the release's encoder"
+                )
+
     def _token(self, event: Event, queries: Mapping[str, int]) -> int | None:
         if event.item_id is not None:
             return self._index_of.get(event.item_id)
@@ -114,8 +125,8 @@ class RequestReader:
 def _check(request: Request) -> None:
     if request.k < 1:
         raise ConfigError(f"k must be >= 1, got {request.k}")
-    if request.penalty_weight is not None and not request.penalty_weight >= 0:
-        raise ConfigError(f"penalty_weight must be >= 0, got {request.penalty_weight}")
+    if request.penalty_weight is not None:
+        check_weight("penalty_weight", request.penalty_weight)
     for name in ("diversity", "exploration"):
         value = getattr(request, name)
         if value is not None and not 0 <= value <= 1:

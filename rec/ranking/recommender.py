@@ -43,6 +43,8 @@ from rec.ranking.searching import TextSearch
 MISSING_QUERIES = "query_embeddings_missing"
 PROFILE_UNKNOWN = "profile_unknown"
 """No value of the profile is one whose users were worth telling apart."""
+EXPLORATION_OFF = "exploration_off"
+"""The release draws nothing, although the request asked for it."""
 _LEDGER_USERS = 16
 """Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
 
@@ -126,7 +128,12 @@ class Recommender:
             exclude_seen=_choices(requests, "exclude_seen", ranking.exclude_seen),
             penalty_weight=_choices(requests, "penalty_weight", ranking.penalty_weight),
             diversity=_choices(requests, "diversity", ranking.diversity),
-            exploration=_choices(requests, "exploration", ranking.exploration),
+            exploration=np.asarray(
+                [
+                    ranking.epsilon(asked=request.exploration, request_class=request.request_class)
+                    for request in requests
+                ]
+            ),
             seeds=np.asarray([request.seed for request in requests], dtype=np.int64),
             shown=batch.shown,
             excluded=batch.excluded,
@@ -152,6 +159,8 @@ class Recommender:
             notes = ranked.notes[row]
             if request.profile and not (batch.histories.lengths[row] or self._in_segment(request)):
                 notes = (PROFILE_UNKNOWN, *notes)
+            if request.exploration and ranking.never_explore:
+                notes = (EXPLORATION_OFF, *notes)
             if row in batch.lacks_queries:
                 notes = (MISSING_QUERIES, *notes)
             lists.append(RankedList(items=items, degraded=notes))
@@ -196,7 +205,8 @@ class Recommender:
 
         Args:
             histories: sequences over this release's items and event types.
-            k: places of each list, per user or for all; the result is as wide as the most.
+            k: places of each list, per user or for all; the result is as wide as the most, at
+                most one place wider than the catalog.
             query_embeddings: float32 ``(Q, D_text)`` of ``histories.queries``.
             exclude_seen: per user or for all; the release's choice if absent.
             penalty_weight: lambda of popularity, per user or for all; the release's if absent.
@@ -212,7 +222,9 @@ class Recommender:
         """
         num_users = histories.num_users
         block = _LEDGER_USERS if self._scorer.ledger is not None else max(1, num_users)
-        places = np.broadcast_to(np.asarray(k, dtype=np.int64), num_users)
+        # One place more than there are items is enough to say that they are fewer.
+        most = len(self.item_ids) + 1
+        places = np.broadcast_to(np.minimum(np.asarray(k, dtype=np.int64), most), num_users)
         hides = self.ranking.exclude_seen if exclude_seen is None else exclude_seen
         weight = self.ranking.penalty_weight if penalty_weight is None else penalty_weight
         spread = self.ranking.diversity if diversity is None else diversity

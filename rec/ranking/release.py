@@ -42,6 +42,10 @@ MODEL_FILE = "model.safetensors"
 SOURCES_FILE = "sources.safetensors"
 SEGMENTS_FILE = "segments.parquet"
 INDEX_FILE = "items.faiss"
+MAX_WEIGHT = 1000.0
+"""Largest lambda: far beyond it a term alone decides, and scores lose their digits."""
+_LISTS = ("pinned", "blocked", "exploration_by_class")
+"""Fields that JSON holds as lists."""
 MAX_NARRATED = 8
 """Texts that a language model writes at once."""
 ANSWER_FILES = (
@@ -82,6 +86,10 @@ class RankingConfig:
     """Item ids that no list shows."""
     exploration: float = 0.0
     """Probability that the tail of a served list is drawn instead of sorted; 0 turns it off."""
+    exploration_by_class: tuple[str, ...] = ()
+    """The same for requests of a class, each ``CLASS=PROBABILITY``, for instance ``home=0.2``."""
+    never_explore: bool = False
+    """Draw nothing, whatever a class or a request asks for."""
     exploration_head: int = 3
     """Positions at the top that exploration never touches."""
     narrator: str | None = None
@@ -93,10 +101,8 @@ class RankingConfig:
     """Time for all texts of an answer; who is later gets the template's."""
 
     def __post_init__(self) -> None:
-        for name in ("repetition_weight", "staleness_weight", "group_weight"):
-            if not getattr(self, name) >= 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--ranking.{flag} must be >= 0, got {getattr(self, name)}")
+        for name in ("penalty_weight", "repetition_weight", "staleness_weight", "group_weight"):
+            check_weight(f"--ranking.{name.replace('_', '-')}", getattr(self, name))
         for name in ("diversity", "exploration"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--ranking.{name} must be in [0, 1], got {getattr(self, name)}")
@@ -115,22 +121,64 @@ class RankingConfig:
             raise ConfigError(
                 f"--ranking.narrator-seconds must be in (0, 600], got {self.narrator_seconds}"
             )
+        self._class_epsilons()
         both = sorted(set(self.pinned) & set(self.blocked))
         if both:
             raise ConfigError(
                 f"--ranking.pinned and --ranking.blocked both name {both[0]!r}: leave one out"
             )
-        if self.penalty_weight < 0:
-            raise ConfigError(f"--ranking.penalty-weight must be >= 0, got {self.penalty_weight}")
         if not 1 <= self.num_candidates <= 4000:
             raise ConfigError(
                 f"--ranking.num-candidates must be in [1, 4000], got {self.num_candidates}"
             )
 
+    def epsilon(self, *, asked: float | None, request_class: str | None) -> float:
+        """Return the exploration of a request: none, else what it asks, its class's, or of all.
+
+        >>> ranking = RankingConfig(exploration=0.1, exploration_by_class=("home=0.3",))
+        >>> ranking.epsilon(asked=None, request_class="home")
+        0.3
+        >>> [ranking.epsilon(asked=epsilon, request_class="cart") for epsilon in (None, 0.5)]
+        [0.1, 0.5]
+        """
+        if self.never_explore:
+            return 0.0
+        if asked is not None:
+            return asked
+        return self._class_epsilons().get(request_class or "", self.exploration)
+
+    def _class_epsilons(self) -> dict[str, float]:
+        found = {}
+        for pair in self.exploration_by_class:
+            name, _, value = pair.partition("=")
+            try:
+                epsilon = float(value)
+            except ValueError:
+                epsilon = -1.0
+            if not name or not 0 <= epsilon <= 1 or name in found:
+                raise ConfigError(
+                    "--ranking.exploration-by-class must be CLASS=PROBABILITY in [0, 1], each "
+                    f"class once, got {pair!r}"
+                )
+            found[name] = epsilon
+        return found
+
+
+def check_weight(name: str, value: float) -> None:
+    """Say whether a lambda is in range.
+
+    Raises:
+        ConfigError: it is negative, no number, or so large that scores lose their digits.
+    """
+    if not value >= 0:
+        raise ConfigError(f"{name} must be >= 0, got {value}")
+    if value > MAX_WEIGHT:
+        raise ConfigError(f"{name} must be <= {MAX_WEIGHT:g}, got {value}")
+
 
 def ranking_from(values: Mapping[str, Any]) -> RankingConfig:
     """Return the configuration that a JSON file holds."""
-    lists = {name: tuple(values.get(name, ())) for name in ("pinned", "blocked")}
+    lists = {name: tuple(values.get(name, ())) for name in _LISTS}
     return RankingConfig(**{**values, **lists})
 
 
@@ -208,6 +256,12 @@ def read_release_files(folder: Path) -> ReleaseFiles:
     items = pl.read_parquet(folder / ITEMS_FILE)
     tensors = load_file(folder / EMBEDDINGS_FILE)
     has_ranker = (folder / RANKER_FILE).is_file()
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ArtifactError(
+                f"expected finite numbers in {folder / EMBEDDINGS_FILE}, {name} holds NaN or "
+                "infinity: run jobs.embed, jobs.train and jobs.index again"
+            )
     config = ModelConfig(**values["model"])
     model = SequenceModel(
         tensors["text"],

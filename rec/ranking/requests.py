@@ -29,6 +29,8 @@ class Request:
         language: of the explanations; ``None`` follows the catalog's titles.
         exploration: probability that the tail of the list is drawn instead of sorted; ``None``
             follows the release.
+        request_class: what kind of request it is, for instance ``home``; the release may explore
+            more or less where it does not say itself.
         seed: of what exploration draws; equal requests of equal seed get equal lists.
         shown: item id -> times it was shown to the user of late and not taken.
         query_embeddings: query text -> float32 ``(D_text,)`` from the release's encoder. Queries
@@ -48,6 +50,7 @@ class Request:
     explain: bool = False
     language: Language | None = None
     exploration: float | None = None
+    request_class: str | None = None
     seed: int = 0
     shown: Mapping[str, int] = field(default_factory=dict)
     query_embeddings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

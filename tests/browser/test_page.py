@@ -123,6 +123,26 @@ def test_list_and_sequence_are_those_of_the_service(page: Page) -> None:
     assert page.one("#release").text == answer["release"]
 
 
+def test_interests_are_those_of_the_sequence_and_follow_a_click(page: Page) -> None:
+    def told(language: str) -> str:
+        held = page.site.graph.good("GET", "/v1/users/user-1", params={"language": language})
+        text: str = held["interests"]["text"]
+        return text
+
+    # Words of Chinese titles wait for a dictionary.
+    until(lambda: page.site.graph.good("GET", "/v1/users/user-1")["interests"] is not None)
+    page.driver.refresh()
+    until(lambda: page.texts("#interests-text") == [told("en")])
+    before = told("en")
+    page.one("#list > li:first-child [data-action=buy]").click()
+    until(lambda: told("en") != before and page.texts("#interests-text") == [told("en")])
+    page.one("#language").click()
+    until(lambda: page.texts("#interests-text") == [told("zh")])
+    assert page.texts("#interests-text")[0].startswith("您的")
+    page.one("#new-user").click()
+    until(lambda: not page.one("#interests").is_displayed())
+
+
 def test_list_is_there_before_its_explanations_and_is_logged_once(page: Page) -> None:
     rankers = page.site.graph.gateway.state.ranker.replicas
     kept = list(rankers)

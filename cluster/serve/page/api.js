@@ -43,6 +43,8 @@ export const search = (body) => ask("POST", "/v1/search", { body });
 export const similar = (itemId) => ask("GET", `/v1/items/${inPath(itemId)}/similar?k=5`);
 export const history = (userId) => ask("GET", `/v1/users/${inPath(userId)}/history?limit=30`);
 
+export const user = (userId, language) => ask("GET", `/v1/users/${inPath(userId)}?language=${language}`);
+
 // Without a sent event_id, a repeat after a lost answer would count twice.
 export async function sendEvent(event) {
   const named = { ...event, event_id: crypto.randomUUID(), timestamp: Date.now() };

@@ -18,6 +18,7 @@ const state = {
   moves: new Map(),
   events: [], // newest first
   note: null, // why the sequence is not all that is held
+  interests: null, // what it is about, in words
   impressionId: null,
   tuned: {}, // fields of the request that were touched
   fields: new Set(), // fields that this service takes
@@ -107,6 +108,7 @@ async function act(eventType, fields) {
   });
   await refresh({ since, eventMs });
   showSequence();
+  readInterests(state.userId);
 }
 
 function titleOf(itemId) {
@@ -115,11 +117,26 @@ function titleOf(itemId) {
 }
 
 async function showUser(userId) {
-  Object.assign(state, { userId, items: [], events: [], note: null, similar: null, found: null });
+  Object.assign(state, { userId, items: [], events: [], note: null, interests: null, similar: null, found: null });
   byId("user").value = userId;
   showSimilar();
   showFound();
+  showInterests();
   await Promise.all([refresh(), readSequence(userId)]);
+  await readInterests(userId);
+}
+
+// What the sequence is about: the list does not wait for it, and stands without it.
+async function readInterests(userId) {
+  let found = null;
+  try {
+    found = (await api.user(userId, state.language)).interests;
+  } catch (error) {
+    if (!(error instanceof api.ProblemError)) throw error;
+  }
+  if (state.userId !== userId) return;
+  state.interests = found !== null && found.interests.length ? found : null;
+  showInterests();
 }
 
 async function readSequence(userId) {
@@ -188,6 +205,11 @@ function showSequence() {
   const note = state.note ?? (state.events.length ? null : "sequenceEmpty");
   byId("sequence-note").hidden = note === null;
   byId("sequence-note").textContent = note === null ? "" : words()[note];
+}
+
+function showInterests() {
+  byId("interests").hidden = state.interests === null;
+  byId("interests-text").firstElementChild.textContent = state.interests?.text ?? "";
 }
 
 const cssName = (type) => (["view", "purchase", "search", "cart"].includes(type) ? type : "other");
@@ -345,6 +367,7 @@ listen("language", "click", () => {
   state.language = state.language === "en" ? "zh" : "en";
   localStorage.setItem("nextray-language", state.language);
   showEverything();
+  if (state.userId) readInterests(state.userId);
   if (state.fields.has("language") && state.userId) attempt(() => refresh());
 });
 listen("theme", "click", () => {
