@@ -9,7 +9,9 @@ import httpx
 from rec.client.problems import UnreachableError, problem_of
 from rec.client.retrying import RETRIED_STATUSES, RetryConfig, pause_s, read_retry_after
 
+PROBLEM = "application/problem+json"
 _FIRST_ERROR = 400
+_FIRST_SERVER_ERROR = 500
 
 
 def wanted_pause_s(
@@ -22,9 +24,18 @@ def wanted_pause_s(
     """Return how long to wait before the next try; ``None`` where this answer stands."""
     if isinstance(answer, httpx.TransportError):
         return pause_s(config, tries, retry_after_s=None, generator=generator)
-    if answer.status_code not in RETRIED_STATUSES:
+    if answer.status_code not in RETRIED_STATUSES and not _is_of_a_proxy(answer):
         return None
     return pause_s(config, tries, retry_after_s=_retry_after_s(answer), generator=generator)
+
+
+def _is_of_a_proxy(answer: httpx.Response) -> bool:
+    """Return whether an error is not the gateway's own, which is a problem document.
+
+    Serve's proxy says 500 in plain text where a gateway replica died under the request.
+    """
+    kind = answer.headers.get("content-type", "")
+    return answer.status_code >= _FIRST_SERVER_ERROR and not kind.startswith(PROBLEM)
 
 
 def outcome(answer: httpx.Response | httpx.TransportError) -> Any:

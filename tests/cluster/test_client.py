@@ -134,6 +134,24 @@ def test_busy_service_is_asked_again_when_it_says(
     assert (line.sent, caught.value.retry_after_s) == (1, 3600)
 
 
+def test_error_of_a_proxy_is_asked_again_and_one_of_the_service_is_not(graph: Graph) -> None:
+    def died(number: int, answer: httpx.Response) -> httpx.Response:
+        return answer if number > 1 else httpx.Response(500, text="Internal Server Error")
+
+    shop, line = client(graph, died)
+    assert len(shop.recommend("user-1").items) == 10
+    assert line.sent == 2
+
+    def broken(_: int, __: httpx.Response) -> httpx.Response:
+        headers = {"Content-Type": "application/problem+json"}
+        return httpx.Response(500, headers=headers, content=b'{"detail": "unexpected"}')
+
+    shop, line = client(graph, broken)
+    with pytest.raises(ProblemError, match="500: unexpected"):
+        shop.recommend("user-1")
+    assert line.sent == 1
+
+
 def test_refusals_are_typed_and_not_repeated(graph: Graph) -> None:
     shop, line = client(graph)
     with pytest.raises(InvalidError) as caught:
