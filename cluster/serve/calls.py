@@ -23,8 +23,8 @@ SUSPECT_DEADLINE_S = 0.5
 """For a deployment that was away at the last call: several times what an answer takes, and a
 popular list after half a second is better than none."""
 SILENT_S = 1.0
-"""A ranker that has answered nobody for so long while somebody waits has lost its last replica:
-Serve tells the caller nothing then, unless the call itself met the dying replica."""
+"""A call that found no replica for so long, while nobody was answered, met a deployment that has
+none left: Serve tells the caller nothing then, unless the call itself met the dying replica."""
 RETRY_AFTER_S = 1
 _PAUSE_S = 0.02
 """Between tries: the router needs a moment to strike a dead replica off."""
@@ -39,7 +39,7 @@ class Upstream:
     """Call one deployment, and remember whether it answered the last time."""
 
     def __init__(self, name: str, *, silent_s: float | None = None) -> None:
-        """Set the name that messages use, and the silence that makes it suspect, if any does."""
+        """Set the name that messages use, and how long a call may look for a replica."""
         self.name = name
         self.is_suspect = False
         self._silent_s = silent_s
@@ -63,9 +63,10 @@ class Upstream:
         try:
             async with asyncio.timeout(limit_s) as clock:
                 self._clocks.add(clock)
-                look = self._look_later(deadline_s)
+                sent: list[Any] = []
+                look = self._look_later(deadline_s, sent)
                 try:
-                    answer = await self._try(send)
+                    answer = await self._try(send, sent)
                 finally:
                     self._clocks.discard(clock)
                     if look is not None:
@@ -85,21 +86,25 @@ class Upstream:
         self._num_answers += 1
         return answer
 
-    def _look_later(self, deadline_s: float) -> asyncio.TimerHandle | None:
-        """Suspect the deployment if nobody at all was answered in time; who has patience waits."""
+    def _look_later(self, deadline_s: float, sent: list[Any]) -> asyncio.TimerHandle | None:
+        """Suspect the deployment if this call found no replica in time and nobody was answered.
+
+        Who has more patience than usual is left to wait.
+        """
         if self._silent_s is None or deadline_s > DEADLINE_S:
             return None
         before = self._num_answers
 
         def look() -> None:
-            if self._num_answers == before:
-                self._suspect(f"no answer to anybody for {self._silent_s:g} s")
+            if self._num_answers == before and any(map(_finds_no_replica, sent)):
+                self._suspect(f"no replica for {self._silent_s:g} s")
 
         return asyncio.get_running_loop().call_later(self._silent_s, look)
 
-    async def _try(self, send: Callable[[], Any]) -> Any:
+    async def _try(self, send: Callable[[], Any], sent: list[Any]) -> Any:
         for number in range(1, MAX_TRIES + 1):
             response = send()
+            sent[:] = [response]
             try:
                 return await response
             except asyncio.CancelledError:
@@ -127,6 +132,12 @@ class Upstream:
         # Who waits already may wait for the same dead replica, and learns of it from this call.
         for clock in self._clocks:
             _shorten(clock)
+
+
+def _finds_no_replica(response: Any) -> bool:
+    """Return whether Serve's router has not chosen a replica yet; Serve says so in private only."""
+    chosen = getattr(response, "_replica_result_future", None)
+    return chosen is not None and not chosen.done()
 
 
 def _shorten(clock: asyncio.Timeout) -> None:

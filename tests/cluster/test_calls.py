@@ -1,11 +1,14 @@
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from fastapi import HTTPException
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentResponse
 
 from cluster.serve import calls
 from cluster.serve.calls import UnavailableError, Upstream
@@ -105,22 +108,42 @@ def test_who_waits_already_learns_that_a_replica_died(monkeypatch: pytest.Monkey
     asyncio.run(run())
 
 
-def test_silence_towards_everybody_means_it_is_away_long_before_the_deadline(
-    monkeypatch: pytest.MonkeyPatch,
+def looking(run: Callable[[], Awaitable[Any]], *, is_found: bool) -> Answer:
+    """Return an answer of a call that has found a replica, or is still looking for one."""
+    answer = Answer(run)
+    answer._replica_result_future = Future()  # type: ignore[attr-defined]
+    if is_found:
+        answer._replica_result_future.set_result(None)  # type: ignore[attr-defined]
+    return answer
+
+
+def test_private_word_of_serve_is_there() -> None:
+    source = inspect.getsource(DeploymentResponse.__mro__[1].__init__)
+    assert "self._replica_result_future = " in source
+
+
+@pytest.mark.parametrize("is_found", [False, True])
+def test_call_without_a_replica_ends_long_before_its_deadline(
+    monkeypatch: pytest.MonkeyPatch, *, is_found: bool
 ) -> None:
     monkeypatch.setattr(calls, "SUSPECT_DEADLINE_S", 0.01)
-    upstream, silent = Upstream("ranker", silent_s=0.05), Deployment(None)
+    upstream = Upstream("ranker", silent_s=0.05)
 
-    async def run() -> None:
-        async with asyncio.timeout(3):
-            with pytest.raises(UnavailableError):
-                await upstream.call(silent.send, deadline_s=5)
+    async def slow() -> str:
+        await asyncio.sleep(0.5)
+        return "late"
 
-    asyncio.run(run())
-    assert silent.answers[0].is_cancelled
+    async def run() -> Any:
+        return await upstream.call(lambda: looking(slow, is_found=is_found), deadline_s=5)
+
+    if is_found:
+        assert asyncio.run(run()) == "late"
+    else:
+        with pytest.raises(UnavailableError):
+            asyncio.run(run())
 
 
-def test_slow_answer_is_waited_for_while_others_get_theirs() -> None:
+def test_full_deployment_is_waited_for_while_others_get_their_answers() -> None:
     upstream = Upstream("ranker", silent_s=0.1)
     is_over = asyncio.Event()
 
@@ -129,7 +152,9 @@ def test_slow_answer_is_waited_for_while_others_get_theirs() -> None:
         return "late"
 
     async def run() -> Any:
-        waiting = asyncio.create_task(upstream.call(lambda: Answer(slow), deadline_s=5))
+        waiting = asyncio.create_task(
+            upstream.call(lambda: looking(slow, is_found=False), deadline_s=5)
+        )
         for _ in range(10):
             assert await upstream.call(Deployment("list").send, deadline_s=5) == "list"
             await asyncio.sleep(0.03)
