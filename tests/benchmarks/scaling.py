@@ -36,6 +36,7 @@ from tests.chaos.hosts import Host, rig, start_head, start_worker
 from tests.chaos.sameness import max_distance
 from tests.processes import PROC, descendants
 
+LISTS = "lists.parquet"
 STAGES = ("prepare", "embed", "train", "recommend")
 ROOMS = {
     "prepare": ("events", "catalog", "sequences"),
@@ -47,8 +48,16 @@ IDLE_S, LOOK_EVERY_S = 5.0, 0.5
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def run_stage(stage: str, workspace: Path, files: Path, *, num_nodes: int) -> None:
-    """Run one stage on a cluster, spread over its nodes."""
+def run_stage(stage: str, workspace: Path, *, first: Path, num_nodes: int) -> None:
+    """Run one stage on a cluster, spread over its nodes.
+
+    Args:
+        stage: one of :data:`STAGES`, or ``release``, which makes one of what was trained.
+        workspace: what the stages before have written.
+        first: the workspace whose release makes the lists.
+        num_nodes: over which the work is spread.
+    """
+    files = workspace.parent / "files"
     spread = RaySpread(num_actors=num_nodes, num_cpus=1)
     with connect(LAPTOP):
         if stage == "prepare":
@@ -64,18 +73,23 @@ def run_stage(stage: str, workspace: Path, files: Path, *, num_nodes: int) -> No
             embed(workspace, config=ENCODER, spread=spread, num_threads=1)
         elif stage == "train":
             resources = TrainResources(num_workers=num_nodes, worker_cpus=1, worker_gpus=0)
-            train_model(workspace, train_settings(SMOKE), resources=resources, resume=False)
-        else:
+            # Each process draws what it drops: without, the batch is the same and so is the model.
+            model = dataclasses.replace(SMOKE.model, dropout=0.0, id_dropout=0.0)
+            settings = train_settings(dataclasses.replace(SMOKE, model=model))
+            train_model(workspace, settings, resources=resources, resume=False)
+        elif stage == "release":
             run_index(SMOKE, workspace)
             run_evaluate(SMOKE, workspace)
             run_promote(workspace)
-            output = workspace / "lists.parquet"
-            recommend(workspace, k=10, output=output, spread=spread, num_threads=1)
+        else:
+            # Of one release for all, so that lists differ only if making them does.
+            output = workspace / LISTS
+            recommend(first, k=10, output=output, spread=spread, num_threads=1)
 
 
-def measure(num_nodes: int, *, root: Path) -> dict[str, Any]:
-    """Return wall time, CPU-seconds and the files of every stage on so many nodes."""
-    workspace, files = root / f"on{num_nodes}", root / "files"
+def measure(num_nodes: int, *, root: Path, first: Path) -> dict[str, Any]:
+    """Return wall time and CPU-seconds of every stage on so many nodes."""
+    workspace = root / f"on{num_nodes}"
     workspace.mkdir()
     # One key for all: users' ids are hashed with it.
     load_or_create_key(root / KEY_FILE)
@@ -90,10 +104,10 @@ def measure(num_nodes: int, *, root: Path) -> dict[str, Any]:
             time.sleep(IDLE_S)
             found["idle_cpu"] = round((meter.read() - before) / IDLE_S, 3)
             for stage in STAGES:
+                if stage == "recommend" and workspace == first:
+                    _drive(head, "release", workspace, first, num_nodes)
                 before, start = meter.read(), time.monotonic()
-                words = (stage, str(workspace), str(files), str(num_nodes))
-                driver = (sys.executable, "-m", "tests.benchmarks.scaling", "--run", *words)
-                head.on_ray(head).run(*driver)
+                _drive(head, stage, workspace, first, num_nodes)
                 found["stages"][stage] = {
                     "wall_s": round(time.monotonic() - start, 1),
                     "cpu_s": round(meter.read() - before, 1),
@@ -102,9 +116,15 @@ def measure(num_nodes: int, *, root: Path) -> dict[str, Any]:
     return found
 
 
+def _drive(head: Host, stage: str, workspace: Path, first: Path, num_nodes: int) -> None:
+    """Run a stage as a driver on the head."""
+    words = (stage, str(workspace), str(first), str(num_nodes))
+    head.on_ray(head).run(sys.executable, "-m", "tests.benchmarks.scaling", "--run", *words)
+
+
 def outputs(workspace: Path) -> dict[str, Path]:
     """Return the files that the stages of a workspace made."""
-    made = {"recommend/lists.parquet": workspace / "lists.parquet"}
+    made = {"recommend/lists.parquet": workspace / LISTS}
     for stage, rooms in ROOMS.items():
         for room in rooms:
             artifact = latest_artifact(workspace, room, made_by=stage)
@@ -181,8 +201,8 @@ def table(readings: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measure each number of nodes, compare the outputs and write one JSON."""
     if sys.argv[1:2] == ["--run"]:
-        stage, workspace, files, num_nodes = sys.argv[2:]
-        run_stage(stage, Path(workspace), Path(files), num_nodes=int(num_nodes))
+        stage, workspace, release, num_nodes = sys.argv[2:]
+        run_stage(stage, Path(workspace), first=Path(release), num_nodes=int(num_nodes))
         return
     parser = argparse.ArgumentParser(description=str(__doc__))
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
@@ -194,8 +214,8 @@ def main() -> None:
     root = arguments.output.resolve()
     shop = ShopConfig(num_users=arguments.users, num_items=arguments.items, events_per_user=20)
     write_shop(make_shop(shop), root / "files")
-    readings = [measure(number, root=root) for number in arguments.nodes]
     first, *others = (root / f"on{number}" for number in arguments.nodes)
+    readings = [measure(number, root=root, first=first) for number in arguments.nodes]
     found = {
         "shop": dataclasses.asdict(shop),
         "readings": readings,
