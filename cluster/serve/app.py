@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 
-from cluster.resources import Profile
+from cluster.resources import PROFILES, Profile
 from cluster.runtime import is_free
 from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
@@ -31,6 +32,8 @@ from rec.stages.mending import mend_feedback
 
 APPLICATION = "nextray"
 READY_WITHIN_S = 120
+_CAUSE = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)): (.*)")
+_SHOWN_CHARACTERS = 500
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,36 @@ def build_app(args: ServeArgs) -> Application:
     return app
 
 
+def build(arguments: dict[str, str]) -> Application:
+    """Return the graph of a workspace's current release, for Serve's own configuration files.
+
+    Args:
+        arguments: ``workspace`` and ``profile``, as the file gives them.
+
+    Raises:
+        ArtifactError: nothing was promoted, or a file has changed.
+    """
+    workspace = Path(arguments["workspace"])
+    release = ready_workspace(workspace)
+    profile = PROFILES[arguments.get("profile", "cpu")]
+    return build_app(ServeArgs(workspace=workspace, release=release, profile=profile))
+
+
+def ready_workspace(workspace: Path) -> Path:
+    """Prepare what replicas read; return the current release, its files compared with its sha256.
+
+    Raises:
+        ArtifactError: nothing was promoted, or a file has changed.
+    """
+    release = current_release(workspace)
+    read_artifact(release, verify=True)
+    ensure_admin_key(workspace)
+    mend_feedback(workspace)
+    empty_folder(workspace)
+    load_histories(workspace, release)
+    return release
+
+
 @contextmanager
 def serving(
     workspace: Path, *, profile: Profile, host: str = "127.0.0.1", port: int = 8000
@@ -82,23 +115,50 @@ def serving(
         raise ConfigError(
             f"--port {port} of {host} is taken: stop what listens there or name another"
         )
-    release = current_release(workspace)
-    read_artifact(release, verify=True)
-    ensure_admin_key(workspace)
-    mend_feedback(workspace)
-    empty_folder(workspace)
-    load_histories(workspace, release)
+    release = ready_workspace(workspace)
     for name in ("ray.serve", "ray.serve._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
     serve.start(proxy_location=profile.serve.proxies, http_options={"host": host, "port": port})
     try:
         args = ServeArgs(workspace=workspace, release=release, profile=profile)
-        serve.run(build_app(args), name=APPLICATION, route_prefix="/")
+        deploy(build_app(args))
         url = f"http://{host}:{port}"
         wait_until_ready(url)
         yield url
     finally:
         serve.shutdown()
+
+
+def deploy(app: Application) -> None:
+    """Run the graph; Serve is started.
+
+    Raises:
+        ArtifactError: a replica did not start; the message is what it complained of.
+    """
+    try:
+        serve.run(app, name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the service did not start: {root_cause(str(error))}; `nextray doctor` looks at this "
+            "machine, --verbose shows more"
+        ) from error
+
+
+def root_cause(message: str) -> str:
+    r"""Return what a replica complained of, out of Serve's message with its traceback.
+
+    >>> root_cause("Deploying failed: 3 times\n  File x\nrec.errors.ArtifactError: no index\n")
+    'no index'
+    >>> root_cause("Deploying failed: no room")
+    'Deploying failed: no room'
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = [match for line in lines if (match := _CAUSE.match(line))]
+    if not causes:
+        return " ".join(lines)[:_SHOWN_CHARACTERS]
+    kind, text = causes[-1].groups()
+    # Our own errors say what to do; of others the kind says something too.
+    return (text if kind.startswith("rec.errors.") else f"{kind}: {text}")[:_SHOWN_CHARACTERS]
 
 
 def wait_until_ready(url: str, *, within_s: float = READY_WITHIN_S) -> None:

@@ -1,7 +1,7 @@
 """The fields of KubeRay's v1 resources that our manifests may use, as a JSON schema.
 
-Written after the operator's types (RayCluster, RayJob); Kubernetes drops a field that it does not
-know without a word, so an unknown one is an error here.
+Written after the operator's types (RayCluster, RayJob, RayService; KubeRay 1.6); Kubernetes drops a
+field that it does not know without a word, so an unknown one is an error here.
 """
 
 from typing import Any
@@ -125,4 +125,23 @@ JOB = _object(
     runtimeEnvYAML=_STRING,
     rayClusterSpec=CLUSTER,
     submitterPodTemplate=_POD,
+)
+_PERCENT = {"type": "integer", "minimum": 0, "maximum": 100}
+SERVICE = _object(
+    ("serveConfigV2", "rayClusterConfig", "upgradeStrategy"),
+    serveConfigV2=_STRING,
+    rayClusterConfig=CLUSTER,
+    upgradeStrategy=_object(
+        ("type", "clusterUpgradeOptions"),
+        type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]},
+        clusterUpgradeOptions=_object(
+            ("gatewayClassName", "stepSizePercent", "intervalSeconds"),
+            gatewayClassName={"type": "string", "minLength": 1},
+            maxSurgePercent=_PERCENT,
+            stepSizePercent=_PERCENT,
+            intervalSeconds={"type": "integer", "minimum": 1},
+        ),
+    ),
+    excludeHeadPodFromServeSvc=_FLAG,
+    rayClusterDeletionDelaySeconds=_COUNT,
 )

@@ -1,7 +1,10 @@
 """Security properties of what is deployed, read from the files: they are validated, not run."""
 
+import importlib
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,22 +12,26 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.runtime import SERVE_SWITCHES
 from jobs.cli import JOBS
+from rec.errors import ArtifactError
 from tests.cluster import kuberay
+from tests.releases import make_release
 
 DEPLOY = Path(__file__).parents[2] / "cluster" / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
-PIPELINE_JOB = "pipeline-job.yaml"
-"""Created when it is wanted, so no part of what `kubectl apply -k` keeps up."""
+ON_DEMAND = ("pipeline-job.yaml", "rayservice.yaml")
+"""Created when they are wanted, so no part of what `kubectl apply -k` keeps up."""
 
 
 def manifests() -> list[dict[str, Any]]:
     index = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     return [
         manifest
-        for name in [*index["resources"], PIPELINE_JOB]
+        for name in [*index["resources"], *ON_DEMAND]
         for manifest in yaml.safe_load_all((KUBERNETES / name).read_text())
     ]
 
@@ -45,10 +52,12 @@ def all_pods() -> list[Mapping[str, Any]]:
     return [pod for manifest in manifests() for pod in pods(manifest)]
 
 
+def containers_of(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*pod["containers"], *pod.get("initContainers", [])]
+
+
 def containers() -> list[Mapping[str, Any]]:
-    return [
-        one for pod in all_pods() for one in [*pod["containers"], *pod.get("initContainers", [])]
-    ]
+    return [one for pod in all_pods() for one in containers_of(pod)]
 
 
 def of_kind(kind: str) -> list[dict[str, Any]]:
@@ -57,8 +66,8 @@ def of_kind(kind: str) -> list[dict[str, Any]]:
 
 def test_every_pod_runs_as_nobody_in_particular() -> None:
     # Head, two kinds of workers, Redis, the nightly job, the endpoint; the pipeline's head, workers
-    # and submitter.
-    assert len(all_pods()) == 9
+    # and submitter; head and workers of the endpoint on several nodes.
+    assert len(all_pods()) == 11
     for pod in all_pods():
         context = pod["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -84,7 +93,7 @@ def test_every_container_is_locked_down_and_bounded() -> None:
 
 def test_only_the_head_may_speak_to_kubernetes() -> None:
     with_account = [pod for pod in all_pods() if pod["automountServiceAccountToken"]]
-    assert [pod["containers"][0]["name"] for pod in with_account] == ["ray-head"]
+    assert [pod["containers"][0]["name"] for pod in with_account] == ["ray-head"] * 2
 
 
 def test_cluster_demands_the_token_of_a_secret() -> None:
@@ -98,7 +107,12 @@ def test_cluster_demands_the_token_of_a_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "schema"), [("RayCluster", kuberay.CLUSTER), ("RayJob", kuberay.JOB)]
+    ("kind", "schema"),
+    [
+        ("RayCluster", kuberay.CLUSTER),
+        ("RayJob", kuberay.JOB),
+        ("RayService", kuberay.SERVICE),
+    ],
 )
 def test_kuberay_knows_every_field(kind: str, schema: dict[str, Any]) -> None:
     (manifest,) = of_kind(kind)
@@ -132,6 +146,57 @@ def test_pipeline_job_goes_on_where_a_lost_one_ended() -> None:
     assert spec["rayClusterSpec"]["authOptions"]["mode"] == "token"
 
 
+def test_endpoint_on_several_nodes_is_what_serve_can_deploy(tmp_path: Path) -> None:
+    """Read by Serve's own schema; its builder gives the graph of a promoted release."""
+    (service,) = of_kind("RayService")
+    text = service["spec"]["serveConfigV2"]
+    config = ServeDeploySchema.model_validate(yaml.safe_load(text))
+    assert str(config.proxy_location.value) == "EveryNode"
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    assert application.args["workspace"] == "/workspace"
+    make_release(tmp_path)
+    graph = build({**application.args, "workspace": str(tmp_path)})
+    assert isinstance(graph, Application)
+    assert graph._bound_deployment.name == "Gateway"
+    with pytest.raises(ArtifactError, match="promote"):
+        build({"workspace": str(tmp_path / "nothing")})
+
+
+def test_endpoint_moves_to_a_new_cluster_step_by_step() -> None:
+    (service,) = of_kind("RayService")
+    spec = service["spec"]
+    assert spec["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
+    options = spec["upgradeStrategy"]["clusterUpgradeOptions"]
+    assert 0 < options["stepSizePercent"] <= options["maxSurgePercent"]
+    cluster = spec["rayClusterConfig"]
+    # Moving in steps needs both clusters to grow and shrink.
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "nextray-token"}
+    assert set(cluster["gcsFaultToleranceOptions"]["redisPassword"]) == {"valueFrom"}
+    # Each cluster keeps a state of its own: KubeRay names it after the cluster.
+    assert "externalStorageNamespace" not in cluster["gcsFaultToleranceOptions"]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_kustomize_puts_everything_together() -> None:
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(KUBERNETES)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    assert {manifest["kind"] for manifest in made} >= {"RayCluster", "CronJob", "NetworkPolicy"}
+    images = {
+        one["image"] for manifest in made for pod in pods(manifest) for one in containers_of(pod)
+    }
+    assert images == {"nextray:cpu", "redis:7.4-alpine"}
+
+
 def test_no_secret_stands_in_a_file() -> None:
     assert of_kind("Secret") == []
     for container in containers():
@@ -143,14 +208,15 @@ def test_no_secret_stands_in_a_file() -> None:
 def test_nothing_enters_but_what_a_policy_names() -> None:
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
     assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    for name in ("ray", "serve", "redis"):
+    for name in ("ray", "serve", "redis", "endpoint"):
         for rule in policies[name]["ingress"]:
             assert all(source != {} for source in rule["from"])
             assert not any("ipBlock" in source for source in rule["from"])
     assert all(service["spec"]["type"] == "ClusterIP" for service in of_kind("Service"))
     # A policy that selects no pod guards nothing.
     labels = {yaml.safe_dump(manifest) for manifest in manifests()}
-    for app in ("nextray-ray", "nextray-serve", "nextray-nightly", "nextray-redis"):
+    apps = ("nextray-ray", "nextray-serve", "nextray-nightly", "nextray-redis", "nextray-endpoint")
+    for app in apps:
         assert any(f"app: {app}" in text for text in labels)
 
 
