@@ -31,8 +31,7 @@ class StorePlace:
     @property
     def shown(self) -> str:
         """Return the address without its password, for messages."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return without_password(self.url)
 
 
 def read_place(workspace: Path) -> StorePlace | None:
@@ -91,5 +90,18 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     if url != SQLITE and (parts.scheme not in SCHEMES or not (parts.netloc or parts.path)):
         raise ConfigError(
-            f"--history expects redis://HOST:PORT/DB (or rediss://, unix://) or sqlite, got {url!r}"
+            "--history expects redis://HOST:PORT/DB (or rediss://, unix://) or sqlite, got "
+            f"{without_password(url)!r}"
         )
+
+
+def without_password(url: str) -> str:
+    """Return an address that may be shown.
+
+    >>> without_password("redis://shop:secret@db:6379/0"), without_password("db:6379")
+    ('redis://db:6379/0', 'db:6379')
+    """
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return url.rpartition("@")[2]
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -270,6 +270,9 @@ def test_receipt_names_what_was_trained_on_the_user(
     assert receipt["rows"]["events"] > 0
     assert receipt["releases"] == [release]
     assert len(receipt["models"]) == 1
+    # Nor do model, index, report and release hold a byte of the user, however it is stored.
+    stored = pseudonym(user, load_or_create_key(workspace / KEY_FILE))
+    assert traces(workspace, [user, stored]) == set()
     # Serving and batch lists go on with what is left.
     read_artifact(workspace / "releases" / release, verify=True)
     counts = recommend(workspace, k=3, output=tmp_path / "lists.parquet")
