@@ -1,7 +1,8 @@
 """Make a workspace of a backup; every file is compared with its sha256 first.
 
-Its feedback comes back into SQLite files. ``nextray serve --history redis://HOST:PORT/DB`` moves it
-to a server, wherever it was before.
+Its feedback comes back into SQLite files, wherever it was before.
+
+``nextray serve --history redis://HOST:PORT/DB`` moves it to a server.
 
 nextray restore --backup backups/monday --workspace ./workspace
 """

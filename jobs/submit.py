@@ -9,6 +9,7 @@ Submitting again goes on: finished stages are skipped, and training takes its ne
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from jobs.shell import run_command
 from rec.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8265"
-RESUMABLE = ("train", "pipeline")
+RESUMABLE = ("train", "pipeline", "finetune")
 """Jobs with checkpoints: they are told to go on."""
+NAMES_A_USER = ("erase", "export-user")
+"""A cluster keeps every command line, for all who have its token: no place for a user's id."""
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _work(arguments: SubmitArguments, job: Sequence[str]) -> None:
     if not job and arguments.follow is None:
         raise ConfigError("expected a job and its recipe, got none: nextray submit train laptop")
+    check_command(job)
     client = connect_jobs(_url(arguments))
     if arguments.follow is not None:
         submission = arguments.follow
@@ -80,6 +85,24 @@ def _work(arguments: SubmitArguments, job: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps({"submission_id": submission, "exit_code": code}))  # noqa: T201
     sys.exit(code)
+
+
+def check_command(words: Sequence[str]) -> None:
+    """Refuse a command line that would leave a user's id or a password in the list of jobs.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    if words and words[0] in NAMES_A_USER:
+        raise ConfigError(
+            f"{words[0]} names a user, and a cluster keeps every command line: run `nextray "
+            f"{words[0]}` where the workspace is mounted, it needs no cluster"
+        )
+    if any(_PASSWORD.search(word) for word in words):
+        raise ConfigError(
+            "an address holds a password, and a cluster keeps every command line: run that command "
+            "once where the workspace is mounted, it remembers the address"
+        )
 
 
 def _follow(client: object, submission: str, arguments: SubmitArguments) -> int:

@@ -113,7 +113,9 @@ def restore(source: Path, workspace: Path) -> Mapping[str, Any]:
     aside.mkdir(mode=0o700)
     try:
         for name, digest in content["files"].items():
-            if Path(name).is_absolute() or ".." in Path(name).parts:
+            # A folder of it may be a link too: what counts is where the file really lies.
+            is_inside = source.resolve() in Path(os.path.realpath(source / name)).parents
+            if Path(name).is_absolute() or ".." in Path(name).parts or not is_inside:
                 raise ArtifactError(f"{source / BACKUP_FILE} names a file outside: {name}")
             target = aside / name
             target.parent.mkdir(parents=True, exist_ok=True)

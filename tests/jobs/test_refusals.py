@@ -97,3 +97,18 @@ def test_help_shows_flags_and_their_text(job: str, capsys: pytest.CaptureFixture
     assert text in " ".join(shown.split())
     # It fits the terminal: the width of refusals is not that of help.
     assert max(map(len, shown.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("submit erase laptop --user-id alice", "error: erase names a user, and a cluster keeps"),
+        ("submit export-user laptop --user-id alice", "error: export-user names a user"),
+        ("submit serve laptop --history redis://:pass@db:6379/0", "an address holds a password"),
+    ],
+)
+def test_no_secret_is_submitted(line: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = refuse(line, capsys)
+    assert reason in shown
+    assert "alice" not in shown
+    assert "pass@" not in shown

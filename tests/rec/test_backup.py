@@ -1,11 +1,12 @@
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from rec.artifacts import read_artifact, write_artifact, write_json
+from rec.artifacts import file_sha256, read_artifact, write_artifact, write_json
 from rec.data.events import Event
 from rec.data.private_files import create_private_file
 from rec.errors import ArtifactError, ConfigError
@@ -98,7 +99,19 @@ def test_damaged_or_foreign_backup_leaves_nothing(workspace: Path, tmp_path: Pat
         restore(source, target)
     key.unlink()
     key.symlink_to("/etc/hostname")
+    with pytest.raises(ArtifactError, match=r"outside: pseudonym\.key"):
+        restore(source, target)
+    key.unlink()
+    os.mkfifo(key)
     with pytest.raises(ArtifactError, match="is missing"):
+        restore(source, target)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("of someone else")
+    (source / "catalog").symlink_to(outside)
+    names = {"catalog/secret": file_sha256(outside / "secret")}
+    write_json(source / BACKUP_FILE, {**content, "files": names})
+    with pytest.raises(ArtifactError, match="names a file outside: catalog/secret"):
         restore(source, target)
     write_json(source / BACKUP_FILE, {**content, "files": {"../outside": "0"}})
     with pytest.raises(ArtifactError, match="names a file outside"):
@@ -107,7 +120,7 @@ def test_damaged_or_foreign_backup_leaves_nothing(workspace: Path, tmp_path: Pat
     with pytest.raises(ArtifactError, match="has format 2, this version reads 1"):
         restore(source, target)
     assert not target.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"workspace", "backup"}
+    assert {path.name for path in tmp_path.iterdir()} == {"workspace", "backup", "outside"}
 
 
 def test_places_that_are_taken_are_refused(workspace: Path, tmp_path: Path) -> None:
