@@ -12,7 +12,7 @@ WORKSPACE ?= ./workspace
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help setup check test demo serve bench drills clean
+.PHONY: help setup check test demo serve bench drills audit clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -55,6 +55,11 @@ bench: setup  ## the benchmarks (of WORKSPACE, if one is named): longer than a t
 
 drills: setup  ## the chaos drills: kill parts of a running system and count what is lost
 	$(BIN)/python -m pytest tests/chaos -s
+
+# pip-audit is no part of the pinned tools: it is to be as new as what it asks.
+audit: setup  ## ask the public feed of vulnerabilities about every pinned version
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m tests.security.audit
 
 clean:  ## remove .venv, caches and build folders; a workspace is never touched
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

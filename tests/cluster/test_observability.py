@@ -175,6 +175,13 @@ def test_dashboard_and_alerts_name_metrics_that_there_are(graph: Graph) -> None:
     assert named - there == set()
 
 
+def test_each_alert_has_its_line_on_the_page_of_operations() -> None:
+    alerts = re.findall(r"alert: (\w+)", (DEPLOY / "prometheus" / "alerts.yml").read_text())
+    lines = (DEPLOY / "README.md").read_text(encoding="utf-8").splitlines()
+    told = [line.split("|")[1].strip() for line in lines if line.startswith("| Nextray")]
+    assert told == alerts
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: apt install prometheus")
 @pytest.mark.parametrize(
     "check",
