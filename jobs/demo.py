@@ -125,7 +125,8 @@ def _show_service(arguments: DemoArguments, events: pl.DataFrame, items: pl.Data
     from cluster.serve.keys import ensure_admin_key
 
     key, is_new = ensure_admin_key(arguments.workspace)
-    if is_new:
+    # On a terminal alone: what a job prints is kept in logs.
+    if is_new and console().is_terminal:
         console().print(f"admin key, shown once: {key}", soft_wrap=True)
     profile = PROFILES[DEMO.profile]
     headers = {"Authorization": f"Bearer {key}"}

@@ -44,7 +44,8 @@ def _work(arguments: ServeArguments) -> dict[str, Any]:
         if moved:
             console().print(f"{moved} events moved out of the workspace's SQLite files")
     key, is_new = ensure_admin_key(arguments.workspace)
-    if is_new:
+    # On a terminal alone: what a service prints is kept in logs.
+    if is_new and console().is_terminal:
         console().print(f"admin key, shown once: {key}", soft_wrap=True)
     console().print(f"admin key file: {arguments.workspace / ADMIN_KEY_FILE}", soft_wrap=True)
     stop = threading.Event()

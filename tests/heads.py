@@ -39,6 +39,8 @@ class Head:
     """Describe a running head."""
 
     jobs_url: str
+    address: str
+    """``host:port`` that a driver connects to."""
     token: str
     folder: Path
     """Ray's temporary folder."""
@@ -47,8 +49,13 @@ class Head:
 
 
 @contextmanager
-def local_head(*, num_cpus: int = 2) -> Iterator[Head]:
-    """Run ``ray start --head`` while a block runs, then end what it started and nothing else."""
+def local_head(*, num_cpus: int = 2, extra: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Run ``ray start --head`` while a block runs, then end what it started and nothing else.
+
+    Args:
+        num_cpus: cores that it offers.
+        extra: variables that all its processes find in their environment.
+    """
     # Unix sockets lie in it, and their names are short: not pytest's own deep folder.
     folder = Path(tempfile.mkdtemp(prefix="nr-"))
     token = secrets.token_hex(32)
@@ -57,7 +64,8 @@ def local_head(*, num_cpus: int = 2) -> Iterator[Head]:
     token_file.write_text(token, encoding="utf-8")
     ports = free_ports(len(PORT_OPTIONS))
     jobs_url = f"http://127.0.0.1:{ports[PORT_OPTIONS.index('dashboard-port')]}"
-    environment = _environment(token_file, jobs_url)
+    environment = _environment(token_file, jobs_url) | dict(extra or {})
+    address = f"{LOOPBACK}:{ports[PORT_OPTIONS.index('port')]}"
     command = [
         *("ray", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--node-ip-address={LOOPBACK}", "--dashboard-host=127.0.0.1"),
@@ -71,7 +79,13 @@ def local_head(*, num_cpus: int = 2) -> Iterator[Head]:
     )
     try:
         _wait_for_jobs(jobs_url, token, process, log=folder / "head.log")
-        yield Head(jobs_url=jobs_url, token=token, folder=folder / "ray", environment=environment)
+        yield Head(
+            jobs_url=jobs_url,
+            address=address,
+            token=token,
+            folder=folder / "ray",
+            environment=environment,
+        )
     finally:
         end_session(process.pid)
         process.wait()

@@ -22,10 +22,12 @@ needs_redis = pytest.mark.skipif(
 class RedisServer:
     """Hold a server's folder and port; it may be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, password: str | None = None) -> None:
         self.folder = folder
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._password = password
+        user = f":{password}@" if password else ""
+        self.url = f"redis://{user}127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
@@ -33,6 +35,7 @@ class RedisServer:
         words |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
         # A search of the bytes must see them.
         words["rdbcompression"] = "no"
+        words |= {"requirepass": self._password} if self._password else {}
         flags = [word for name, value in words.items() for word in (f"--{name}", value)]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([str(BINARY), *flags, *options], stdout=log)
@@ -57,17 +60,19 @@ class RedisServer:
         from redis.exceptions import RedisError
 
         try:
-            with Redis(port=self.port) as client:
+            with Redis(port=self.port, password=self._password) as client:
                 return bool(client.ping())
         except RedisError:
             return False
 
 
 @contextmanager
-def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path, *options: str, password: str | None = None
+) -> Iterator[RedisServer]:
     """Run a server while a block runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = RedisServer(folder)
+    server = RedisServer(folder, password=password)
     server.start(*options)
     try:
         yield server
