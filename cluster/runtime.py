@@ -33,6 +33,9 @@ SERVE_SWITCHES = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
     # 30 s by default, and waited for at every stop: one is enough for requests of milliseconds.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # A proxy that is not ready after 5 s, by default, is killed, and `serve` ends with it: HAProxy
+    # and its manager took longer on two busy cores.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
 }
 LOOPBACK = "127.0.0.2"
 """Loopback too, but not the name that Ray turns into the machine's public address."""

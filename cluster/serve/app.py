@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 
@@ -118,8 +119,8 @@ def serving(
     release = ready_workspace(workspace)
     for name in ("ray.serve", "ray.serve._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    serve.start(proxy_location=profile.serve.proxies, http_options={"host": host, "port": port})
     try:
+        start_proxies(profile, host=host, port=port)
         args = ServeArgs(workspace=workspace, release=release, profile=profile)
         deploy(build_app(args))
         url = f"http://{host}:{port}"
@@ -127,6 +128,21 @@ def serving(
         yield url
     finally:
         serve.shutdown()
+
+
+def start_proxies(profile: Profile, *, host: str, port: int) -> None:
+    """Start Serve and what answers HTTP.
+
+    Raises:
+        ArtifactError: a proxy did not get ready.
+    """
+    try:
+        serve.start(proxy_location=profile.serve.proxies, http_options={"host": host, "port": port})
+    except RayError as error:
+        raise ArtifactError(
+            f"no HTTP proxy got ready on {host}:{port} ({type(error).__name__}): the machine may "
+            "be too busy or the port taken; `nextray doctor` looks, then start it again"
+        ) from error
 
 
 def deploy(app: Application) -> None:
@@ -138,8 +154,12 @@ def deploy(app: Application) -> None:
     try:
         serve.run(app, name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
+        # Serve names the deployment alone; what its replica complained of is in the status.
+        found = serve.status().applications.get(APPLICATION)
+        said = [one.message for one in found.deployments.values()] if found else []
+        cause = root_cause("\n".join([str(error), *said]))
         raise ArtifactError(
-            f"the service did not start: {root_cause(str(error))}; `nextray doctor` looks at this "
+            f"the service did not start: {cause}; `nextray doctor` looks at this "
             "machine, --verbose shows more"
         ) from error
 
