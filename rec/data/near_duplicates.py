@@ -9,6 +9,7 @@ Source: Broder, 1997, "On the resemblance and containment of documents".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import polars as pl
 from rensa import RMinHash, RMinHashLSH
@@ -20,6 +21,8 @@ NUM_PERMUTATIONS, NUM_BANDS = 128, 16
 """8 rows a band: a pair at 0.8 is a candidate with probability 0.95, one at 0.4 with 0.01."""
 MAX_TEXTS = 500_000
 """Distinct texts above which nothing is searched: signatures would take minutes and gigabytes."""
+KEPT_TEXTS = 2048
+"""Texts whose 4-grams are kept; a long one has a hundred kilobytes of them."""
 MAX_CHARACTERS = 2000
 """Of a text that are compared."""
 
@@ -76,15 +79,16 @@ def find_near_duplicates(items: pl.DataFrame) -> NearDuplicates:
 def _firsts(texts: Sequence[str]) -> list[int]:
     """Return for each text the number of the first text of its group."""
     index = RMinHashLSH(THRESHOLD, NUM_PERMUTATIONS, NUM_BANDS)
+    shingles_of = lru_cache(maxsize=KEPT_TEXTS)(_shingles)  # a group's first is looked at often
     firsts: list[int] = []
     for number, text in enumerate(texts):
-        shingles = _shingles(text)
+        shingles = shingles_of(text)
         signature = RMinHash(NUM_PERMUTATIONS, 0)
         signature.update(sorted(shingles))
         like = (
             other
             for other in sorted(index.query(signature))
-            if _overlap(shingles, _shingles(texts[other])) >= THRESHOLD
+            if _overlap(shingles, shingles_of(texts[other])) >= THRESHOLD
         )
         first = next(like, number)
         firsts.append(first)
@@ -99,4 +103,5 @@ def _shingles(text: str) -> set[str]:
 
 
 def _overlap(one: set[str], other: set[str]) -> float:
-    return len(one & other) / len(one | other)
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
