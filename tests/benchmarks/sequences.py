@@ -3,11 +3,12 @@
     python -m tests.benchmarks.sequences --peer-python PEER/bin/python --events 4000000 16000000
 
 The log is made: Zipf users and items, ties (times in whole seconds), 2 % exact duplicates, and one
-bot with a tenth of all events. Every side reads the same Parquet files, takes exact duplicates out,
-puts each user's events in time order (ties in the input's order) and writes lists by user. nextray
-validates, hashes the user ids, finds sessions and writes clean events and a data card as well, and
-sets the bot aside; Ray's start is in its time. Every side runs in a process of its own. PEER is an
-environment with duckdb.
+bot with a tenth of all events. The peer to compare with is ``polars_same_work``
+(:mod:`tests.benchmarks.same_work`): what nextray does to this log, as a plain script, held to the
+same counts. ``polars`` and ``duckdb`` do a part of the work: they take exact duplicates
+out, put each user's events in time order (ties in the input's order) and write lists by user,
+without checks, pseudonyms, event ids, sessions, a quarantine or clean events. Ray's start is in
+nextray's time. Every side runs in a process of its own. PEER is an environment with duckdb.
 """
 
 import argparse
@@ -40,6 +41,8 @@ with MemoryMeter() as meter:
 print(json.dumps(meter.read()))
 """
 """In a small process: this one still has the log that it made."""
+SAME_WORK = "polars_same_work"
+_SAME_WORK = "import sys; from tests.benchmarks.same_work import main; main(*sys.argv[1:])"
 _POLARS = """
 import sys
 import polars as pl
@@ -87,18 +90,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_log(folder, num_events)
             sides: dict[str, Callable[[], Reading]] = {"nextray": lambda f=folder: nextray(f)}
             if not arguments.alone:
+                sides[SAME_WORK] = lambda f=folder: same_work(f)
                 sides["polars"] = lambda f=folder: peer(sys.executable, _POLARS, f, "polars")
             if arguments.peer_python and not arguments.alone:
                 python = str(arguments.peer_python)
                 sides["duckdb"] = lambda f=folder, p=python: peer(p, _DUCKDB, f, "duckdb")
             readings = in_turns(sides, rounds=arguments.rounds)
             peers = [side for side in sides if side != "nextray"]
+            listed = [side for side in peers if side != SAME_WORK]
             figures["sizes"][num_events] = {
                 "sides": {
                     side: {**medians(rows), **_peak(rows)} for side, rows in readings.items()
                 },
                 "bot": bot_of(folder),
-                "equal_users": {side: equal_users(folder, side) for side in peers},
+                "equal_users": {side: equal_users(folder, side) for side in listed},
+                "equal_counts": equal_counts(folder) if peers else None,
                 "peer_over_nextray": {
                     side: ratios(readings["nextray"], readings[side]) for side in peers
                 },
@@ -174,6 +180,24 @@ def peer(python: str, code: str, folder: Path, side: str) -> Reading:
     return reading
 
 
+def same_work(folder: Path) -> Reading:
+    """Run the script that does nextray's work."""
+    return peer(sys.executable, _SAME_WORK, folder, SAME_WORK)
+
+
+def equal_counts(folder: Path) -> dict[str, Any]:
+    """Return the counts on which nextray and the script of the same work agree: all of them."""
+    path = folder / f"{SAME_WORK}.parquet" / "counts.json"
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    [path] = (folder / "workspace" / "events").glob("*/manifest.json")
+    counts = json.loads(path.read_text(encoding="utf-8"))["counts"]
+    names = ("rows_in", "kept", "duplicates", "sessions", "users")
+    ours = {name: counts[name] for name in names}
+    ours["quarantined"] = sum(counts["quarantined"].values())
+    assert ours == {name: theirs[name] for name in ours}, (ours, theirs)
+    return ours
+
+
 def bot_of(folder: Path) -> dict[str, Any]:
     """Return what the job reports of the bot."""
     [path] = (folder / "workspace" / "events").glob("*/data_card.json")
@@ -185,7 +209,7 @@ def bot_of(folder: Path) -> dict[str, Any]:
 
 
 def equal_users(folder: Path, side: str) -> int:
-    """Return how many users a peer's lists and ours agree on; every one must but the bot.
+    """Return how many users a peer's lists and ours agree on; every one must but a bot set aside.
 
     Ids are hashed here and plain there, so users are matched by what their sequences hold.
     """
@@ -201,7 +225,7 @@ def equal_users(folder: Path, side: str) -> int:
     mine = table.with_columns(place=place).group_by("user").agg(digest.alias("digest"))
     theirs = (
         pl.read_parquet(folder / f"{side}.parquet", columns=["user_id", "item_id", "timestamp"])
-        .filter(pl.col("user_id") != BOT)
+        .filter((pl.col("user_id") != BOT) | (not bot_of(folder)["bots"]))
         .explode("item_id", "timestamp")
         .select(
             pl.col("user_id").alias("user"),
