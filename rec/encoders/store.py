@@ -57,10 +57,14 @@ class EmbeddingStore:
                 ),
             }
         )
-        name = xxhash.xxh3_128_hexdigest("".join(hashes).encode())
-        aside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        shard = self._shard(hashes)
+        aside = self.folder / f".{shard.stem}.{uuid.uuid4().hex[:8]}"
         pq.write_table(table, aside)
-        aside.replace(self.folder / f"{name}.parquet")
+        aside.replace(shard)
+
+    def holds(self, hashes: Sequence[str]) -> bool:
+        """Return whether :meth:`write` was called with exactly these hashes in this order."""
+        return self._shard(hashes).is_file()
 
     def read(self, hashes: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``(N, D)``, a row a hash, of length one; all must be stored.
@@ -82,6 +86,9 @@ class EmbeddingStore:
     @property
     def _is_rounded(self) -> bool:
         return self.storage == "float16"
+
+    def _shard(self, hashes: Sequence[str]) -> Path:
+        return self.folder / f"{xxhash.xxh3_128_hexdigest(''.join(hashes).encode())}.parquet"
 
     def _shards(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))

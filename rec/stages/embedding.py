@@ -52,9 +52,9 @@ from rec.stages.image_embedding import embed_images
 EMBEDDINGS_FILE = "embeddings.safetensors"
 IMAGES_FILE = "images.safetensors"
 """Only where the catalog has image embeddings."""
-BLOCK_TEXTS = 512
+BLOCK_TEXTS = 256
 """Texts of one task at least: what a killed worker loses, and a moving progress bar."""
-BLOCK_BATCHES = 16
+BLOCK_BATCHES = 8
 """Batches of one task at least, so that a GPU is not emptied between tasks."""
 LOCAL_IMAGES = 500
 """Items up to which pictures are encoded in this process: as many as workers start for."""

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 NUM_ITEMS = 6_000
-BLOCK = 512
+BLOCK = 256
 MAX_REPEATED = 0.1
 NUM_WORKERS = 2
 WORKER = "TaskActor"
@@ -143,9 +143,19 @@ def finish(driver: "subprocess.Popen[str]") -> dict[str, int]:
 
 
 def wait_for_shards(workspace: Path, process: "subprocess.Popen[str]") -> None:
-    """Return when a third of the blocks is stored."""
+    """Return when a third of the blocks is stored and another is being encoded.
+
+    A worker that has just stored its block has nothing to lose.
+    """
     store = workspace / "embeddings" / "store"
-    wait_for(lambda: len(list(store.glob("*/*.parquet"))) >= 4, process)
+
+    def is_amid() -> bool:
+        if len(list(store.glob("*/*.parquet"))) < 8:
+            return False
+        whats = [line.what for line in read_book(workspace.parent / "book")]
+        return whats.count("begin") > whats.count("end")
+
+    wait_for(is_amid, process)
 
 
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rec.encoders import EncoderConfig, load_encoder
+from rec.encoders.encoder import make_spec
 from rec.encoders.store import EmbeddingStore
+from rec.stages.embedding_workers import EmbedBlock
 
 
 def test_rows_come_back_in_the_order_of_the_hashes(tmp_path: Path) -> None:
@@ -54,3 +57,23 @@ def test_what_a_killed_writer_left_aside_is_no_shard_and_goes_after_an_hour(
     assert store.known() == set()
     assert fresh.exists()
     assert not stale.exists()
+
+
+def test_block_is_known_by_all_of_its_hashes_in_their_order(tmp_path: Path) -> None:
+    store = EmbeddingStore(folder=tmp_path)
+    store.write(["a", "b"], np.ones((2, 4), np.float32))
+    assert store.holds(["a", "b"])
+    assert not store.holds(["b", "a"])
+    assert not store.holds(["a"])
+
+
+def test_block_that_is_stored_is_not_encoded_again(tmp_path: Path) -> None:
+    """A worker may be lost after it has written and before it has answered."""
+    spec = make_spec(EncoderConfig(model="hashing"))
+    store = EmbeddingStore(folder=tmp_path)
+    block = EmbedBlock(encoder=load_encoder(spec), store=store, is_on_gpu=False)
+    first = block(["red dress", "lamp"])
+    assert first["tokens"] > 0
+    again = block(["red dress", "lamp"])
+    assert again == {"texts": 2, "tokens": 0, "truncated": 0, "cpu_s": 0, "gpu_s": 0}
+    assert block(["lamp"])["tokens"] > 0
