@@ -1,4 +1,4 @@
-"""Go back to the release before the current one: current -> current.
+"""End the canary, or go back to the release before the current one: current -> current.
 
 ray job submit --working-dir . -- python -m jobs.rollback laptop --workspace ./workspace
 """

@@ -3,6 +3,7 @@
 python -m jobs.serve laptop --workspace ./workspace
 """
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ from cluster.runtime import connect
 from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
 from jobs.command import Arguments, run_job
 from jobs.shell import check_port
+from rec.ranking.store_place import with_password
 from rec.stages.moving_feedback import use_store
+
+PASSWORD_VARIABLE = "NEXTRAY_HISTORY_PASSWORD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,9 @@ class ServeArguments(Arguments):
     """TCP port."""
     history: str | None = None
     """Where events and histories are kept from now on: redis://HOST:PORT/DB, for several machines.
-    What the workspace's SQLite files hold moves there; every job finds it. As it was if absent."""
+    What the workspace's SQLite files hold moves there; every job finds it. As it was if absent. A
+    password that nobody should read in the list of processes comes from NEXTRAY_HISTORY_PASSWORD.
+    """
 
     def __post_init__(self) -> None:
         check_port(self.port)
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _work(arguments: ServeArguments) -> dict[str, Any]:
     if arguments.history is not None:
-        moved = use_store(arguments.workspace, arguments.history)
+        url = with_password(arguments.history, os.environ.get(PASSWORD_VARIABLE))
+        moved = use_store(arguments.workspace, url)
         if moved:
             console().print(f"{moved} events moved out of the workspace's SQLite files")
     key, is_new = ensure_admin_key(arguments.workspace)

@@ -225,14 +225,14 @@ def run_evaluate(
     }
 
 
-def run_promote(workspace: Path) -> Fields:
-    """Make the newest evaluated index current."""
-    release, is_skipped = promote(workspace)
+def run_promote(workspace: Path, *, canary: float | None = None) -> Fields:
+    """Make the newest evaluated index current, or the canary of a share of the users."""
+    release, is_skipped = promote(workspace, canary=canary)
     return {"outputs": {"releases": str(release.path)}, "skipped": is_skipped}
 
 
 def run_rollback(workspace: Path) -> Fields:
-    """Make the release before the current one current."""
+    """End the canary, or make the release before the current one current."""
     release = rollback(workspace)
     return {"outputs": {"releases": str(release.path)}, "skipped": False}
 

@@ -19,6 +19,7 @@ import cloudpickle
 import numpy as np
 
 from cluster.data.bars import spread_progress, task_size
+from cluster.runtime import step_back
 from rec.errors import RecError
 
 Task = TypeVar("Task")
@@ -38,6 +39,11 @@ class TaskActor:
         # reads its number once, when unpickling the worker imports it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("POLARS_MAX_THREADS", str(num_threads))
+        import ray  # see RaySpread.__call__
+
+        # A task's process goes on to other work, maybe a replica's, and cannot step forward again.
+        if ray.get_runtime_context().get_actor_id() is not None:
+            step_back()
         self._refusal: RecError | None = None
         try:
             self._worker = cloudpickle.loads(make_worker)()

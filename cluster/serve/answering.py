@@ -24,6 +24,7 @@ from cluster.serve.schemas import (
     RecommendAnswer,
     RecommendBody,
 )
+from cluster.serve.served_release import ServedRelease
 from cluster.serve.state import GatewayState, Ranked, retry_later
 from rec.data.events import Event, Impression
 from rec.errors import RecError
@@ -43,6 +44,7 @@ class Asker:
 
     Attributes:
         user_id: as stored; ``None`` for nobody in particular.
+        release: that shall answer: the promoted one, or the canary.
         history: oldest first.
         shown: item id -> times it was shown in vain of late.
         query_embeddings: of the history's queries.
@@ -52,6 +54,7 @@ class Asker:
     """
 
     user_id: str | None
+    release: ServedRelease
     history: Sequence[Event]
     start: float
     shown: Mapping[str, int] = field(default_factory=dict)
@@ -89,7 +92,7 @@ async def answer_list(
         seed=_seed(request_id),
         query_embeddings=asker.query_embeddings,
     )
-    ranked = await rank_or_popular(state, request)
+    ranked = await rank_or_popular(state, request, release=asker.release)
     return await finish(state, asker, ranked, request_id=request_id, is_shown=body.is_shown)
 
 
@@ -104,7 +107,8 @@ async def read_asker(
     start = time.perf_counter()
     stored = None if user_id is None else state.stored_id(user_id)
     events = read_inline_events(inline, user_id=stored or "", known_items=state.known_items())
-    asker = Asker(user_id=stored, history=events, start=start)
+    release = state.releases.of_user(stored)
+    asker = Asker(user_id=stored, release=release, history=events, start=start)
     try:
         asker.history = await state.read_history(stored, events)
     except LOG_ERRORS:
@@ -130,7 +134,7 @@ async def embed_queries(state: GatewayState, asker: Asker) -> None:
 
 async def read_shown(state: GatewayState, asker: Asker) -> None:
     """Count what was shown to the user in vain; without it, the list is made all the same."""
-    if asker.user_id is None or not state.release.counts_shown:
+    if asker.user_id is None or not asker.release.counts_shown:
         return
     start = time.perf_counter()
     try:
@@ -150,7 +154,7 @@ async def read_profile(
     if asker.history:
         return {}
     stored: Mapping[str, str] = {}
-    table = state.release.attributes
+    table = asker.release.attributes
     if asker.user_id is not None and table is not None:
         try:
             stored = await asyncio.to_thread(stored_profile, state.workspace, table, asker.user_id)
@@ -160,7 +164,9 @@ async def read_profile(
     return {**stored, **{name: attribute_text(value) for name, value in given.items()}}
 
 
-async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranked:
+async def rank_or_popular(
+    state: GatewayState, request: asking.Request, *, release: ServedRelease
+) -> Ranked:
     """Return the ranker's list, or what is popular where it is away.
 
     Raises:
@@ -168,14 +174,13 @@ async def rank_or_popular(state: GatewayState, request: asking.Request) -> Ranke
         RecError: the ranker refused the request.
     """
     try:
-        return await state.rank(request)
+        return await state.rank(request, release=release.name)
     except (UnavailableError, HTTPException) as error:
         # A full queue is told to retry; a silent ranker must not cost the user the list.
         if isinstance(error, HTTPException) and error.status_code != GATEWAY_TIMEOUT:
             raise
         if request.filters or request.candidates is not None:
             raise retry_later("the ranker is away") from error
-        release = state.release
         items = release.popular_items(request, known=state.known_items())
         return Ranked(release=release.name, items=items, degraded=["ranker_unavailable"])
 

@@ -15,6 +15,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
+from ray.serve.schema import LoggingConfig
 
 from cluster.resources import PROFILES, Profile
 from cluster.runtime import is_free
@@ -35,6 +36,8 @@ APPLICATION = "nextray"
 READY_WITHIN_S = 120
 _CAUSE = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)): (.*)")
 _SHOWN_CHARACTERS = 500
+SERVE_LOG = LoggingConfig(encoding="JSON", enable_access_log=False)
+"""Serve's own lines; ours, one a request, are in ``cluster.serve.observing``."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,19 +54,20 @@ def build_app(args: ServeArgs) -> Application:
     """Compose the graph. Read it bottom-up: what the gateway calls is above it."""
     resources = args.profile.serve
     release = str(args.release.resolve())
-    encoder = serve.deployment(name="Encoder", **resources.encoder)(Encoder).bind(
-        release, _threads(resources.encoder)
-    )
+    encoder = serve.deployment(name="Encoder", logging_config=SERVE_LOG, **resources.encoder)(
+        Encoder
+    ).bind(release, _threads(resources.encoder))
     settings = json.loads((args.release / RELEASE_FILE).read_text(encoding="utf-8"))
     workspace = str(args.workspace.resolve())
-    ranker = serve.deployment(name="Ranker", **resources.ranker)(Ranker).bind(
-        workspace, settings["fingerprint"], _threads(resources.ranker)
-    )
+    ranker = serve.deployment(name="Ranker", logging_config=SERVE_LOG, **resources.ranker)(
+        Ranker
+    ).bind(workspace, settings["fingerprint"], _threads(resources.ranker))
     ingress: Any = serve.ingress()(Gateway)
     gateway: Any = serve.deployment(
         name="Gateway",
         # Serve answers by itself where the gateway's queue is full.
         backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
+        logging_config=SERVE_LOG,
         **resources.gateway,
     )(ingress)
     app: Application = gateway.bind(encoder, ranker, workspace, release)

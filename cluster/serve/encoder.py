@@ -3,19 +3,24 @@
 import asyncio
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ray import serve
 
+from cluster.serve.batching import Batcher
+from cluster.serve.observing import log_as_json
+from cluster.serve.tracing import span
 from rec.encoders import load_encoder
 from rec.errors import ArtifactError
 from rec.ranking.release import ENCODER_FILE, RELEASE_FILE
 
 MAX_CACHED_TEXTS = 10_000
 """Queries repeat; 10,000 of 384 floats are 15 MB."""
+MAX_BATCH = 32
+"""Texts encoded at once: more gain nothing on a CPU, and later ones wait longer."""
 
 
 class Encoder:
@@ -38,12 +43,20 @@ class Encoder:
             )
         self._encoder.encode(["warm up"])
         self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        # 5 ms: long enough for neighbours to join a batch, short beside one forward pass.
-        batch = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
-        self._encode_batched = batch(self._encode_batch)
+        log_as_json()
+        self._encode_batched = Batcher(self._encode_batch, max_size=MAX_BATCH)
 
-    async def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return float32 ``(N, D)`` embeddings of the texts."""
+    async def encode(self, texts: list[str], trace: str | None = None) -> NDArray[np.float32]:
+        """Return float32 ``(N, D)`` embeddings of the texts.
+
+        Args:
+            texts: any number.
+            trace: of the request, where it is sampled.
+        """
+        with span(trace, "Encoder.encode"):
+            return await self._encode(texts)
+
+    async def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         known = {text: self._cache[text] for text in texts if text in self._cache}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         found = await asyncio.gather(*(self._encode_batched(text) for text in missing))
@@ -55,10 +68,13 @@ class Encoder:
             self._cache.popitem(last=False)
         return np.stack([known[text] for text in texts])
 
-    async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+    async def embed(
+        self, texts: list[str], trace: str | None = None
+    ) -> tuple[NDArray[np.float32], int]:
         """Return the embeddings as ``encode`` does, and the tokens that all texts have, uncut."""
-        tokens = sum(await asyncio.to_thread(self._encoder.count_tokens, texts))
-        return await self.encode(texts), tokens
+        with span(trace, "Encoder.embed"):
+            tokens = sum(await asyncio.to_thread(self._encoder.count_tokens, texts))
+            return await self._encode(texts), tokens
 
-    async def _encode_batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        return list(await asyncio.to_thread(self._encoder.encode, texts))
+    def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        return list(self._encoder.encode(list(texts)))

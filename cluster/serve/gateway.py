@@ -44,7 +44,7 @@ class Gateway:
     def __init__(self, encoder: Any, ranker: Any, workspace: str, release: str) -> None:
         """Open the workspace; a replica that starts later takes what is promoted by then."""
         self.state = GatewayState(encoder, ranker, workspace=Path(workspace), release=Path(release))
-        self.state.follow_current()
+        self.state.releases.follow()
         log_as_json()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -64,6 +64,12 @@ class Metrics:
         )
         self._lists = self._counter("impressions", "Lists answered.", "release")
         self._degraded = self._counter("degraded", "Lists that lacked something.", "reason")
+        self._lacking = self._counter(
+            "degraded_impressions", "Lists that lacked something.", "release"
+        )
+        self._list_duration = self._histogram(
+            "list_duration_seconds", "From request to list.", "release", bounds=SECONDS
+        )
         self._events = self._counter("events", "Events sent in.", "outcome")
         self._clicks = self._counter(
             "impression_events", "Stored events that name a list's impression.", "release"
@@ -94,6 +100,10 @@ class Metrics:
         self._lists.labels(release).inc()
         for stage, milliseconds in timings_ms.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
+        if "total" in timings_ms:
+            self._list_duration.labels(release).observe(timings_ms["total"] / 1000)
+        if degraded:
+            self._lacking.labels(release).inc()
         for reason in degraded:
             self._degraded.labels(reason).inc()
 
@@ -118,20 +128,28 @@ class Metrics:
         """Count a batch."""
         self._batches.labels(deployment).observe(size)
 
-    def text(self, *, release: str, num_items: int, coverage: float | None) -> bytes:
+    def text(
+        self,
+        *,
+        release: str,
+        num_items: int,
+        coverage: float | None,
+        canary: tuple[str, float] | None = None,
+    ) -> bytes:
         """Return the numbers of all processes, in Prometheus's text form.
 
         Args:
             release: that answers now.
             num_items: of its catalog.
             coverage: share of them in the newest lists; ``None`` before the first.
+            canary: name of the release beside it, and its share of the users.
         """
         registry = self._registry
         if self._folder is not None:
             registry = CollectorRegistry()
             MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]
         return generate_latest(registry) + generate_latest(
-            _now(release=release, num_items=num_items, coverage=coverage)
+            _now(release=release, num_items=num_items, coverage=coverage, canary=canary)
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -190,7 +208,9 @@ def empty_folder(workspace: Path) -> None:
     shutil.rmtree(workspace / FOLDER, ignore_errors=True)
 
 
-def _now(*, release: str, num_items: int, coverage: float | None) -> CollectorRegistry:
+def _now(
+    *, release: str, num_items: int, coverage: float | None, canary: tuple[str, float] | None
+) -> CollectorRegistry:
     info = GaugeMetricFamily(
         "nextray_release_info", "The release that answers; 1.", labels=["release"]
     )
@@ -199,6 +219,11 @@ def _now(*, release: str, num_items: int, coverage: float | None) -> CollectorRe
         info,
         GaugeMetricFamily("nextray_catalog_items", "Items of the catalog.", value=num_items),
     ]
+    text = "Share of the users that the canary answers."
+    share = GaugeMetricFamily("nextray_canary_ratio", text, labels=["release"])
+    if canary is not None:
+        share.add_metric([canary[0]], canary[1])
+    gauges.append(share)
     if coverage is not None:
         text = f"Share of the catalog in the newest {COVERAGE_IMPRESSIONS} lists."
         gauges.append(GaugeMetricFamily("nextray_coverage_ratio", text, value=coverage))

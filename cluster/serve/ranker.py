@@ -5,12 +5,15 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from ray import serve
 
+from cluster.serve.batching import Batcher
 from cluster.serve.metrics import Metrics, shared_folder
+from cluster.serve.observing import log_as_json
+from cluster.serve.tracing import span
+from cluster.serve.wire import unpack
 from rec.data.events import Event
 from rec.errors import RecError
 from rec.ranking.feedback import LOG_ERRORS, open_feedback
@@ -23,7 +26,11 @@ FOLLOW_S = 0.2
 """Between looks at ``current`` and at the item changes: two small reads."""
 _WARM_UP_TITLES = 50
 """Enough to meet each language of a catalog."""
+MAX_BATCH = 32
+"""Requests answered at once: a batch of 32 takes about four times what one does."""
 R = TypeVar("R")
+Answered = tuple[str, RankedList] | RecError
+Ask = Callable[[Recommender, Sequence[R]], list[RankedList]]
 _log = logging.getLogger(__name__)
 
 
@@ -39,21 +46,30 @@ class Ranker:
             root, fingerprint=fingerprint, changes=self._feedback.changes
         )
         self._followed.recommender().recommend([Request(k=1)])
-        # 2 ms: a batch of two costs little more than one, and nobody waits long for company.
-        batch = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
-        self._recommend_batched = batch(self._recommend_batch)
-        self._search_batched = batch(self._search_batch)
+        self._recommend_batched = Batcher(self._recommend_batch, max_size=MAX_BATCH)
+        self._search_batched = Batcher(self._search_batch, max_size=MAX_BATCH)
         self._metrics = Metrics(shared_folder(root))
+        log_as_json()
         self._stop = threading.Event()
         threading.Thread(target=self._follow, name="follow release", daemon=True).start()
 
-    async def recommend(self, request: Request) -> tuple[str, RankedList]:
-        """Return the release's name and the list."""
-        name, answer = _raised(await self._recommend_batched(request))
-        if request.explain and self._followed.recommender().narrator is not None:
-            # After the batch: its other lists must not wait for a language model.
-            answer = await asyncio.to_thread(self._narrate, answer)
-        return name, answer
+    async def recommend(
+        self, packed: bytes, release: str | None = None, trace: str | None = None
+    ) -> tuple[str, RankedList]:
+        """Return the list of a request from ``cluster.serve.wire``, and its release's name.
+
+        Args:
+            packed: the request.
+            release: the one that is wanted; where it is not here, the promoted one answers.
+            trace: of the request, where it is sampled.
+        """
+        request = unpack(packed)
+        with span(trace, "Ranker.recommend"):
+            name, answer = _raised(await self._recommend_batched((request, release)))
+            if request.explain and self._followed.recommender(name).narrator is not None:
+                # After the batch: its other lists must not wait for a language model.
+                answer = await asyncio.to_thread(self._narrate, name, answer)
+            return name, answer
 
     async def interests(
         self, history: Sequence[Event], language: Language | None
@@ -68,18 +84,24 @@ class Ranker:
 
         return await asyncio.to_thread(find)
 
-    async def search(self, request: SearchRequest) -> tuple[str, RankedList]:
-        """Return the release's name and what a text has found."""
-        return _raised(await self._search_batched(request))
+    async def search(
+        self, request: SearchRequest, release: str | None = None, trace: str | None = None
+    ) -> tuple[str, RankedList]:
+        """Return what a text has found, and its release's name; see ``recommend``."""
+        with span(trace, "Ranker.search"):
+            return _raised(await self._search_batched((request, release)))
 
-    async def similar(self, item_id: str, k: int) -> tuple[str, RankedList]:
+    async def similar(
+        self, item_id: str, k: int, trace: str | None = None
+    ) -> tuple[str, RankedList]:
         """Return the release's name and the nearest items."""
 
         def find() -> tuple[str, RankedList]:
             recommender = self._followed.recommender()
             return recommender.release, recommender.similar(item_id, k=k)
 
-        return await asyncio.to_thread(find)
+        with span(trace, "Ranker.similar"):
+            return await asyncio.to_thread(find)
 
     async def load_aside(self, name: str) -> str:
         """Load a release without answering from it; return its name.
@@ -95,14 +117,14 @@ class Ranker:
         self._stop.set()
         self._feedback.close()
 
-    async def _recommend_batch(self, requests: list[Request]) -> list[Any]:
-        self._metrics.count_batch("Ranker", len(requests))
-        return await asyncio.to_thread(
-            self._answer, requests, lambda r, asked: r.recommend(asked, is_narrated=False)
+    def _recommend_batch(self, asked: Sequence[tuple[Request, str | None]]) -> list[Answered]:
+        self._metrics.count_batch("Ranker", len(asked))
+        return self._by_release(
+            asked, lambda recommender, mine: recommender.recommend(mine, is_narrated=False)
         )
 
-    async def _search_batch(self, requests: list[SearchRequest]) -> list[Any]:
-        return await asyncio.to_thread(self._answer, requests, lambda r, asked: r.search(asked))
+    def _search_batch(self, asked: Sequence[tuple[SearchRequest, str | None]]) -> list[Answered]:
+        return self._by_release(asked, lambda recommender, mine: recommender.search(mine))
 
     def _warm_up(self) -> None:
         """Read some titles for words, so that nobody waits while a dictionary is loaded."""
@@ -115,8 +137,22 @@ class Ranker:
             ]
         )
 
-    def _narrate(self, answer: RankedList) -> RankedList:
-        recommender = self._followed.recommender()
+    def _by_release(self, asked: Sequence[tuple[R, str | None]], ask: Ask[R]) -> list[Answered]:
+        """Return one answer for each, those of one release made together."""
+        places: dict[str | None, list[int]] = {}
+        for place, (_, release) in enumerate(asked):
+            places.setdefault(release, []).append(place)
+        answers: dict[int, Answered] = {}
+        for release, mine in places.items():
+            recommender = self._followed.recommender(release)
+            found = _answer(recommender, [asked[place][0] for place in mine], ask)
+            answers.update(zip(mine, found, strict=True))
+        return [answers[place] for place in range(len(asked))]
+
+    def _narrate(self, name: str, answer: RankedList) -> RankedList:
+        recommender = self._followed.recommender(name)
+        if recommender.release != name:
+            return answer
         narrated = recommender.narrate(answer)
         self._count_narrations(recommender)
         return narrated
@@ -125,18 +161,6 @@ class Ranker:
         if recommender.narrator is not None:
             for outcome, number in recommender.narrator.take_counts().items():
                 self._metrics.count_narrations(outcome, number)
-
-    def _answer(
-        self, requests: Sequence[R], ask: Callable[[Any, Sequence[R]], list[RankedList]]
-    ) -> list[tuple[str, RankedList] | RecError]:
-        """Return a list or an error for each: one bad request must not spoil its neighbours."""
-        recommender = self._followed.recommender()
-        try:
-            return [(recommender.release, found) for found in ask(recommender, requests)]
-        except RecError as error:
-            if len(requests) == 1:
-                return [error]
-            return [found for request in requests for found in self._answer([request], ask)]
 
     def _follow(self) -> None:
         """Keep up in the background, so that requests seldom wait for it."""
@@ -150,7 +174,17 @@ class Ranker:
                     _log.exception("cannot follow the release")
 
 
-def _raised(answer: tuple[str, RankedList] | RecError) -> tuple[str, RankedList]:
+def _answer(recommender: Recommender, requests: Sequence[R], ask: Ask[R]) -> list[Answered]:
+    """Return a list or an error for each: one bad request must not spoil its neighbours."""
+    try:
+        return [(recommender.release, found) for found in ask(recommender, requests)]
+    except RecError as error:
+        if len(requests) == 1:
+            return [error]
+        return [found for request in requests for found in _answer(recommender, [request], ask)]
+
+
+def _raised(answer: Answered) -> tuple[str, RankedList]:
     if isinstance(answer, RecError):
         raise answer
     return answer

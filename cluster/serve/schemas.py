@@ -288,6 +288,15 @@ class PromoteBody(_Strict):
     """Name a release folder to promote; without one the newest evaluated index is released."""
 
     release: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = None
+    canary: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the users that it shall answer, beside the current one; all of them if absent."""
+
+
+class CanaryAnswer(BaseModel):
+    """Which release answers a share of the users."""
+
+    release: str
+    share: float
 
 
 class SwitchAnswer(BaseModel):
@@ -295,6 +304,7 @@ class SwitchAnswer(BaseModel):
 
     release: str
     previous: str
+    canary: CanaryAnswer | None = None
 
 
 class ListedItem(BaseModel):
@@ -342,6 +352,7 @@ class ReleaseAnswer(BaseModel):
     release: str
     items: int
     fingerprint: str
+    canary: CanaryAnswer | None = None
 
 
 class Health(BaseModel):

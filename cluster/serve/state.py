@@ -6,7 +6,6 @@ Stateless but for those files: any replica answers any request. It loads no mode
 import asyncio
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,26 +13,22 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import Depends, HTTPException, Request
 
 from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, SILENT_S, Upstream
-from cluster.serve.histories import HISTORY_EVENTS, load_histories
+from cluster.serve.histories import HISTORY_EVENTS
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
 from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.served_release import ServedRelease
+from cluster.serve.served_releases import ServedReleases
+from cluster.serve.tracing import outgoing
+from cluster.serve.wire import pack
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
-from rec.errors import RecError
 from rec.ranking import requests as asking
-from rec.ranking.current import read_current
 from rec.ranking.feedback import LOG_ERRORS, open_feedback
-from rec.ranking.following import check_release
 from rec.ranking.group_commit import GroupCommit
 from rec.stages.erasure_request import Eraser
 from rec.stages.preparation import KEY_FILE
 
-FOLLOW_S = 0.2
-"""Between looks at ``current``: one small read."""
-MAX_VIEWS = 4
-"""Releases known at once: the one before and the one after a switch, and room."""
 ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
 LOG_WITHIN_S = 0.25
@@ -60,9 +55,11 @@ class GatewayState:
     def __init__(self, encoder: Any, ranker: Any, *, workspace: Path, release: Path) -> None:
         self.encoder = encoder
         self.ranker = ranker
+        # Kept: a handle's attribute is another handle each time, a tenth of the gateway's work.
+        self._encode, self._recommend = encoder.encode, ranker.recommend
         self.workspace = workspace
-        self.release = ServedRelease.read(release)
-        self.fingerprint = self.release.fingerprint
+        self.releases = ServedReleases(workspace, release)
+        self.fingerprint = self.releases.fingerprint
         self.keys = KeyRing(workspace)
         self._pseudonym_key = (
             load_or_create_key(workspace / KEY_FILE) if self.release.is_pseudonymized else None
@@ -77,22 +74,21 @@ class GatewayState:
         self.metrics = Metrics(shared_folder(workspace))
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()
-        self._views = {self.release.name: self.release}
-        self._refused: str | None = None
-        self._follower = threading.Lock()
-        self._stop = threading.Event()
-        threading.Thread(target=self._follow, name="follow current", daemon=True).start()
 
     def close(self) -> None:
         """Stop following and close the files."""
-        self._stop.set()
+        self.releases.close()
         self.eraser.close()
-        with self._follower:
-            self.log.close()
+        self.log.close()
+
+    @property
+    def release(self) -> ServedRelease:
+        """Return the promoted release."""
+        return self.releases.promoted
 
     def known_items(self) -> LiveCatalogIds:
         """Return the ids of the items that there are now."""
-        return self._live_items.over(self.release.item_ids)
+        return self._live_items.over(self.releases.item_ids)
 
     def stored_id(self, user_id: str) -> str:
         """Return the id under which a user is stored."""
@@ -102,13 +98,26 @@ class GatewayState:
         """Return the embeddings of texts, float32 ``(N, D_text)``; raises as ``Upstream.call``."""
         wanted = list(texts)
         return await self.encoder_calls.call(
-            lambda: self.encoder.encode.remote(wanted), deadline_s=deadline_s
+            lambda: self._encode.remote(wanted, outgoing()), deadline_s=deadline_s
         )
 
-    async def rank(self, request: asking.Request, *, deadline_s: float = DEADLINE_S) -> Ranked:
-        """Return the ranker's list and its release; raises as ``ask_ranker``."""
+    async def rank(
+        self,
+        request: asking.Request,
+        *,
+        release: str | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> Ranked:
+        """Return the ranker's list and its release; raises as ``ask_ranker``.
+
+        Args:
+            request: what is asked.
+            release: the one that shall answer; where a replica has not got it, the promoted one.
+            deadline_s: for all tries together.
+        """
+        packed = pack(request)
         return await self.ask_ranker(
-            lambda: self.ranker.recommend.remote(request), deadline_s=deadline_s
+            lambda: self._recommend.remote(packed, release, outgoing()), deadline_s=deadline_s
         )
 
     async def ask_ranker(
@@ -127,49 +136,9 @@ class GatewayState:
         """
         for _ in range(2):
             name, answer = await self.ranker_calls.call(send, deadline_s=deadline_s)
-            if name in self._views or await asyncio.to_thread(self._read_view, name):
+            if await asyncio.to_thread(self.releases.knows, name):
                 return Ranked(release=name, items=answer.items, degraded=answer.degraded)
         raise retry_later("a new release is being rolled out")
-
-    def follow_current(self) -> None:
-        """Switch to the promoted release where it is another one that may be served.
-
-        Its histories are loaded first. A release that the rankers would refuse is refused here too.
-        """
-        name = read_current(self.workspace).get("release")
-        with self._follower:
-            if self._stop.is_set():
-                return
-            if name == self.release.name:
-                self._refused = None
-            if name in (None, self.release.name, self._refused):
-                return
-            try:
-                folder = check_release(self.workspace, name, fingerprint=self.fingerprint).path
-                load_histories(self.workspace, folder)
-                self._views[name] = self.release = ServedRelease.read(folder)
-            except LOG_ERRORS:
-                raise  # not the release's fault: it is looked at again
-            except RecError as error:
-                _log.error("release %s is refused, %s goes on: %s", name, self.release.name, error)
-                self._refused = name
-
-    def _read_view(self, name: str) -> bool:
-        """Return whether a release that the ranker named can be read."""
-        try:
-            self._views[name] = ServedRelease.read(self.workspace / "releases" / name)
-        except (OSError, ValueError):
-            return False
-        while len(self._views) > MAX_VIEWS:
-            del self._views[next(iter(self._views))]
-        return True
-
-    def _follow(self) -> None:
-        while not self._stop.wait(FOLLOW_S):
-            try:
-                self.follow_current()
-            except (OSError, ValueError, *LOG_ERRORS):
-                _log.exception("cannot follow the promoted release")
 
     async def read_history(self, user_id: str | None, inline: Sequence[Event]) -> list[Event]:
         """Return what is held of a user and what came along, oldest first.

@@ -8,6 +8,7 @@ import ray.train
 import torch
 from accelerate import Accelerator
 
+from cluster.runtime import step_back
 from rec.stages.finetuning import finetune_encoder
 from rec.stages.training import train
 
@@ -52,6 +53,7 @@ def _start(arguments: Mapping[str, Any]) -> tuple[Accelerator, bool]:
     Every worker is given ``num_threads``, ``use_gpu``, ``started`` (a file that says that workers
     have been here before) and ``progress``, the file that the driver's bar follows.
     """
+    step_back()
     torch.set_num_threads(arguments["num_threads"])
     # A process that Ray Train has restarted goes on where the lost one was.
     is_restart = Path(arguments["started"]).exists()

@@ -2,7 +2,8 @@
 
 ``current`` is read again and again. A release that is damaged, or that another encoder made, is
 refused once, with a line in the log, and the old one goes on. A list is made by one recommender
-from start to end, so no list mixes two releases.
+from start to end, so no list mixes two releases. Where ``current`` names a canary, that release is
+held beside the promoted one; when it is promoted it is here already.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from rec.artifacts import Artifact, read_artifact
 from rec.errors import ArtifactError, RecError
+from rec.ranking.canary import read_canary
 from rec.ranking.current import read_current
 from rec.ranking.feedback import Changes
 from rec.ranking.live_catalog import LiveRecommender
@@ -45,9 +47,19 @@ class FollowedRelease:
         self._lock = threading.Lock()
         pointer = read_current(workspace)
         self._live = self._load_first(pointer)
+        self._canary: LiveRecommender | None = None
+        self._refused_canary: Any = None
+        self._follow_canary(pointer)
 
-    def recommender(self) -> Recommender:
-        """Return what answers now, with every item change that is durable."""
+    def recommender(self, name: str | None = None) -> Recommender:
+        """Return what answers now, with every item change that is durable.
+
+        Args:
+            name: the release that is wanted: the canary's while there is one, else the promoted.
+        """
+        canary = self._canary
+        if canary is not None and canary.release == name:
+            return canary.follow()
         return self._live.follow()
 
     def load_aside(self, name: str) -> None:
@@ -62,21 +74,48 @@ class FollowedRelease:
 
     def poll(self) -> bool:
         """Switch to the promoted release where it is another one; say whether it did."""
-        name = read_current(self._workspace).get("release")
+        pointer = read_current(self._workspace)
+        has_switched = self._follow_promoted(pointer.get("release"))
+        self._follow_canary(pointer)
+        return has_switched
+
+    def _follow_promoted(self, name: str | None) -> bool:
         if name == self._live.release:
             self._refused = None  # what is promoted again later is looked at again
         if name in (None, self._live.release, self._refused):
             return False
         with self._lock:
-            aside, self._aside = self._aside, None
             try:
-                fresh = aside if aside and aside.release == name else self._load(str(name))
+                fresh = self._held(str(name)) or self._load(str(name))
             except RecError as error:
                 _log.error("release %s is refused, %s goes on: %s", name, self._live.release, error)
                 self._refused = str(name)
                 return False
             self._live, self._refused = fresh, None
         return True
+
+    def _follow_canary(self, pointer: Mapping[str, Any]) -> None:
+        """Hold the canary that the pointer names, or none; one that cannot be served is refused."""
+        entry = pointer.get("canary")
+        if entry is not None and entry == self._refused_canary:
+            return
+        try:
+            canary = read_canary(pointer)
+            name = None if canary is None else canary.release
+            if name is None or name == self._live.release:
+                self._canary = self._refused_canary = None
+            elif self._canary is None or self._canary.release != name:
+                with self._lock:
+                    self._canary = self._held(name) or self._load(name)
+        except RecError as error:
+            _log.error("the canary is refused, %s goes on: %s", self._live.release, error)
+            self._canary, self._refused_canary = None, entry
+
+    def _held(self, name: str) -> LiveRecommender | None:
+        """Return a release that is loaded already; what was loaded aside is looked at once."""
+        aside, self._aside = self._aside, None
+        held = (one for one in (aside, self._canary) if one is not None and one.release == name)
+        return next(held, None)
 
     def _load_first(self, pointer: Mapping[str, Any]) -> LiveRecommender:
         reasons = []

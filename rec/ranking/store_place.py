@@ -9,7 +9,7 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
@@ -79,6 +79,21 @@ def new_place(url: str) -> StorePlace:
     """
     check_url(url)
     return StorePlace(url=url, namespace=uuid.uuid4().hex)
+
+
+def with_password(url: str, password: str | None) -> str:
+    """Return an address with a password, unless it names one or there is none to name.
+
+    >>> with_password("redis://db:6379/1", "s/cret")
+    'redis://:s%2Fcret@db:6379/1'
+    >>> with_password("redis://:own@db:6379/1", "secret"), with_password("sqlite", "secret")
+    ('redis://:own@db:6379/1', 'sqlite')
+    """
+    parts = urlsplit(url)
+    if not password or not parts.netloc or parts.password is not None:
+        return url
+    user, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}").geturl()
 
 
 def check_url(url: str) -> None:

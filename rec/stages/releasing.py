@@ -7,8 +7,10 @@ by one rename, so serving sees the old release or the new one. Rollback renames 
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rec.artifacts import (
@@ -24,6 +26,7 @@ from rec.artifacts import (
 )
 from rec.errors import ArtifactError
 from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
+from rec.ranking.canary import Canary, read_canary
 from rec.ranking.current import CURRENT, read_current
 from rec.stages.evaluating import REPORT_FILES
 
@@ -32,13 +35,21 @@ MAX_PREVIOUS = 20
 """Releases that rollback can reach."""
 
 
-def promote(workspace: Path) -> tuple[Artifact, bool]:
+def promote(workspace: Path, *, canary: float | None = None) -> tuple[Artifact, bool]:
     """Make the newest index with its report the current release; say whether it already was.
 
+    Args:
+        workspace: root of the artifacts.
+        canary: make it answer this share of the users instead, beside the current one.
+
     Raises:
-        ArtifactError: nothing was evaluated, or the newest index was not.
+        ArtifactError: nothing was evaluated, or the newest index was not; a canary of what is
+            current.
+        ConfigError: the share is none.
     """
     release = make_release(workspace)
+    if canary is not None:
+        return release, not start_canary(workspace, release.name, share=canary)
     return release, not point_current(workspace, release.name)
 
 
@@ -77,7 +88,8 @@ def make_release(workspace: Path) -> Artifact:
 def point_current(workspace: Path, name: str) -> bool:
     """Make a release the current one, those before it reachable by ``rollback``; say if it moved.
 
-    The file is replaced by one rename; a lock keeps two of these from losing a name.
+    A canary ends with it. The file is replaced by one rename; a lock keeps two of these from losing
+    a name.
     """
     with _changing(workspace):
         pointer = read_current(workspace)
@@ -88,8 +100,35 @@ def point_current(workspace: Path, name: str) -> bool:
     return True
 
 
+def start_canary(workspace: Path, name: str, *, share: float) -> bool:
+    """Let a release answer a share of the users; say whether that changed anything.
+
+    Another share of the same canary keeps the users that are in and takes more, or lets some go.
+
+    Raises:
+        ArtifactError: nothing is current, or this release is.
+        ConfigError: the share is none.
+    """
+    with _changing(workspace):
+        pointer = read_current(workspace)
+        if pointer.get("release") in (None, name):
+            raise ArtifactError(
+                f"expected a canary beside another current release, got {name} beside "
+                f"{pointer.get('release')}: promote without --canary"
+            )
+        before = read_canary(pointer)
+        same = before is not None and before.release == name
+        key = before.key if before is not None and same else secrets.token_hex(16)
+        canary = Canary(release=name, share=share, key=key)
+        write_json(workspace / CURRENT, {**pointer, "canary": asdict(canary)})
+    return canary != before
+
+
 def rollback(workspace: Path) -> Artifact:
-    """Make the release before the current one current again.
+    """End the canary where one is out, else make the release before the current one current again.
+
+    Returns:
+        The release that answers everybody now.
 
     Raises:
         ArtifactError: there is none before it, or its files have changed.
@@ -97,6 +136,10 @@ def rollback(workspace: Path) -> Artifact:
     with _changing(workspace):
         pointer = read_current(workspace)
         previous = pointer.get("previous", [])
+        if "canary" in pointer:
+            kept = {name: value for name, value in pointer.items() if name != "canary"}
+            write_json(workspace / CURRENT, kept)
+            return read_artifact(workspace / "releases" / pointer["release"])
         if not previous:
             raise ArtifactError(
                 f"expected a release before the current one in {workspace}, found none"

@@ -11,6 +11,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from cluster.serve.wire import unpack
 from tests.browser.conftest import HOSTILE, HOSTILE_ID, Site
 
 pytestmark = pytest.mark.browser
@@ -169,10 +170,10 @@ class _Holding:
     def __init__(self, ranker: Any, gate: asyncio.Event) -> None:
         self._ranker, self._gate = ranker, gate
 
-    async def recommend(self, request: Any) -> Any:
-        if request.explain:
+    async def recommend(self, packed: bytes, *others: Any) -> Any:
+        if unpack(packed).explain:
             await self._gate.wait()
-        return await self._ranker.recommend(request)
+        return await self._ranker.recommend(packed, *others)
 
 
 def test_contract_is_readable_and_loads_nothing_from_elsewhere(page: Page) -> None:

@@ -1,4 +1,4 @@
-"""Promote and roll back a running service under load: no request fails, no list mixes releases.
+"""Promote, roll back and try canaries under load: no request fails, no list mixes releases.
 
 Run by ``make drills``; prints how many answers came from which release.
 """
@@ -8,6 +8,9 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,59 +32,71 @@ NUM_CLIENTS = 4
 USERS = 20
 
 
-def test_releases_change_under_load_without_a_lost_request(
-    released_workspace: Path, tmp_path: Path
-) -> None:
-    workspace = tmp_path / "workspace"
+@dataclass
+class Loaded:
+    """Hold a service that clients ask all the while, and what they were answered."""
+
+    client: httpx.Client
+    first: str
+    answers: list[tuple[int, httpx.Response]] = field(default_factory=list)
+
+    def wait_for_answers(self, number: int = 200) -> None:
+        before = len(self.answers)
+        wait_until(
+            lambda: len(self.answers) > before + number, within_s=120, what=f"{number} answers"
+        )
+
+    def post(self, what: str, **body: Any) -> Any:
+        answer = self.client.post(f"/v1/release/{what}", json=body or None)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def loaded(released_workspace: Path, workspace: Path) -> Iterator[Loaded]:
     shutil.copytree(released_workspace, workspace)
-    first = read_current(workspace)["release"]
     copy_release(workspace, OTHER, penalty_weight=2.0)
     key, _ = ensure_admin_key(workspace)
     port = free_port()
     headers = {"Authorization": f"Bearer {key}"}
-    answers: list[tuple[int, Any]] = []
+    url = f"http://127.0.0.1:{port}"
     done = threading.Event()
 
-    def load(number: int) -> None:
+    def load(found: Loaded, number: int) -> None:
         with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
             turn = number
             while not done.is_set():
                 turn += NUM_CLIENTS
                 body = {"user_id": f"user-{turn % USERS}", "k": 10}
                 answer = client.post("/v1/recommend", json=body)
-                answers.append((turn % USERS, answer))
+                found.answers.append((turn % USERS, answer))
 
-    url = f"http://127.0.0.1:{port}"
     with (
         service(workspace, port),
         httpx.Client(base_url=url, headers=headers, timeout=120) as client,
     ):
+        found = Loaded(client, read_current(workspace)["release"])
         threads = [
-            threading.Thread(target=load, args=(n,), daemon=True) for n in range(NUM_CLIENTS)
+            threading.Thread(target=load, args=(found, n), daemon=True) for n in range(NUM_CLIENTS)
         ]
         for thread in threads:
             thread.start()
-        switches = 0
-        deadline = time.monotonic() + 600
-        while len(answers) < NUM_REQUESTS and time.monotonic() < deadline:
-            promoted = client.post("/v1/release/promote", json={"release": OTHER})
-            assert promoted.json() == {"release": OTHER, "previous": first}, promoted.text
-            before = len(answers)
-            wait_until(lambda n=before: len(answers) > n + 200, within_s=120, what="200 answers")
-            back = client.post("/v1/release/rollback")
-            assert back.json() == {"release": first, "previous": OTHER}, back.text
-            before = len(answers)
-            wait_until(lambda n=before: len(answers) > n + 200, within_s=120, what="200 answers")
-            switches += 2
-        done.set()
-        for thread in threads:
-            thread.join()
-    statuses = Counter(answer.status_code for _, answer in answers)
-    bodies = [(user, json.loads(answer.text)) for user, answer in answers]
+        try:
+            yield found
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+
+
+def check(found: Loaded, *, what: str) -> None:
+    """Compare all answers: each is whole, and of the one release that it names."""
+    statuses = Counter(answer.status_code for _, answer in found.answers)
+    bodies = [(user, json.loads(answer.text)) for user, answer in found.answers]
     releases = Counter(body["release"] for _, body in bodies)
-    print(f"{len(answers)} requests, {switches} switches: {dict(statuses)}, {dict(releases)}")  # noqa: T201
+    print(f"{len(bodies)} requests, {what}: {dict(statuses)}, {dict(releases)}")  # noqa: T201
     assert set(statuses) == {200}
-    assert set(releases) == {first, OTHER}
+    assert set(releases) == {found.first, OTHER}
     # A user whose history does not change has one list in each release.
     lists: dict[tuple[int, str], set[tuple[str, ...]]] = {}
     for user, body in bodies:
@@ -90,4 +105,44 @@ def test_releases_change_under_load_without_a_lost_request(
         shown = tuple(item["item_id"] for item in body["items"])
         lists.setdefault((user, body["release"]), set()).add(shown)
     assert max(map(len, lists.values())) == 1
-    assert any(lists[user, first] != lists[user, OTHER] for user in range(USERS))
+    both = [user for user in range(USERS) if {(user, found.first), (user, OTHER)} <= lists.keys()]
+    assert any(lists[user, found.first] != lists[user, OTHER] for user in both)
+
+
+def test_releases_change_under_load_without_a_lost_request(
+    released_workspace: Path, tmp_path: Path
+) -> None:
+    switches = 0
+    with loaded(released_workspace, tmp_path / "workspace") as found:
+        deadline = time.monotonic() + 600
+        while len(found.answers) < NUM_REQUESTS and time.monotonic() < deadline:
+            promoted = found.post("promote", release=OTHER)
+            assert promoted == {"release": OTHER, "previous": found.first}
+            found.wait_for_answers()
+            assert found.post("rollback") == {"release": found.first, "previous": OTHER}
+            found.wait_for_answers()
+            switches += 2
+    check(found, what=f"{switches} switches")
+
+
+def test_canaries_go_out_and_end_under_load_without_a_lost_request(
+    released_workspace: Path, tmp_path: Path
+) -> None:
+    rounds = 0
+    with loaded(released_workspace, tmp_path / "workspace") as found:
+        deadline = time.monotonic() + 600
+        while len(found.answers) < NUM_REQUESTS and time.monotonic() < deadline:
+            for share in (0.2, 0.6):
+                answer = found.post("promote", release=OTHER, canary=share)
+                assert answer["canary"] == {"release": OTHER, "share": share}
+                found.wait_for_answers()
+            if rounds % 2:
+                # Called back: everybody is answered by the old one again.
+                assert found.post("rollback")["release"] == found.first
+            else:
+                assert found.post("promote")["release"] == OTHER
+                found.wait_for_answers()
+                assert found.post("rollback")["release"] == found.first
+            found.wait_for_answers()
+            rounds += 1
+    check(found, what=f"{rounds} canaries")

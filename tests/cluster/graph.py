@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 
 from cluster.runtime import free_port
+from cluster.serve.batching import Batcher
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
 from cluster.serve.histories import load_histories
@@ -52,16 +53,6 @@ class Handle:
         return type("Method", (), {"remote": staticmethod(remote)})()
 
 
-def alone(batched: Callable[[list[Any]], Awaitable[list[Any]]]) -> Callable[[Any], Any]:
-    """Return a call with batches of one: Serve's batching needs a replica around it."""
-
-    async def call(request: Any) -> Any:
-        [answer] = await batched([request])
-        return answer
-
-    return call
-
-
 class Graph:
     """Hold a running graph and ask it."""
 
@@ -73,14 +64,14 @@ class Graph:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.encoder: Any = self.build(lambda: Encoder(str(release), 1))
-        self.encoder._encode_batched = alone(self.encoder._encode_batch)
         fingerprint = ServedRelease.read(release).fingerprint
         self.rankers: list[Any] = [
             self.build(lambda: Ranker(str(workspace), fingerprint, 1)) for _ in range(num_rankers)
         ]
         for ranker in self.rankers:
-            ranker._recommend_batched = alone(ranker._recommend_batch)
-            ranker._search_batched = alone(ranker._search_batch)
+            # Batches of one: a batch of another size sums in another order.
+            ranker._recommend_batched = Batcher(ranker._recommend_batch, max_size=1)
+            ranker._search_batched = Batcher(ranker._search_batch, max_size=1)
         self.gateway = Gateway(
             Handle(self.encoder), Handle(*self.rankers), str(workspace), str(release)
         )

@@ -18,6 +18,8 @@ from ray.serve.schema import ServeDeploySchema
 from cluster.runtime import SERVE_SWITCHES
 from jobs.cli import JOBS
 from rec.errors import ArtifactError
+from jobs.serve import PASSWORD_VARIABLE
+from rec.ranking.redis_store.connection import DEMANDS
 from tests.cluster import kuberay
 from tests.releases import make_release
 
@@ -223,6 +225,29 @@ def test_nothing_enters_but_what_a_policy_names() -> None:
 def test_namespace_enforces_the_restricted_standard() -> None:
     (namespace,) = of_kind("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_endpoint_keeps_the_event_log_on_a_server_that_syncs() -> None:
+    (deployment,) = [d for d in of_kind("Deployment") if d["metadata"]["name"] == "serve"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    [history] = [word for word in container["command"] if word.startswith("--history=")]
+    (redis,) = of_kind("StatefulSet")
+    (service,) = [s for s in of_kind("Service") if s["metadata"]["name"] == "redis"]
+    assert history == f"--history=redis://redis:{service['spec']['ports'][0]['port']}/1"
+    words = redis["spec"]["template"]["spec"]["containers"][0]["args"][0].split()
+    for name, accepted in DEMANDS.items():
+        assert words[words.index(f"--{name}") + 1] in accepted
+    # The password is a secret's in every place: neither in a file here nor in a command.
+    [entry] = [e for e in container["env"] if e["name"] == PASSWORD_VARIABLE]
+    secret = {"name": "nextray-redis", "key": "password"}
+    assert entry["valueFrom"] == {"secretKeyRef": secret}
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
+    admitted = [
+        source["podSelector"]["matchLabels"]["app"]
+        for rule in policies["redis"]["ingress"]
+        for source in rule["from"]
+    ]
+    assert {"nextray-ray", "nextray-serve"} <= set(admitted)
 
 
 def test_nightly_job_runs_what_there_is() -> None:

@@ -17,6 +17,7 @@ from cluster.serve.app import load_histories
 from cluster.serve.gateway import Gateway
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.state import LOG_WITHIN_S
+from cluster.serve.wire import unpack
 from rec.encoders import load_encoder
 from rec.ranking.event_log import LOG_FILE
 from rec.ranking.recommender import Recommender
@@ -88,12 +89,15 @@ def shop(tmp_path: Path) -> Shop:
         return (releases.pop(0) if releases else recommender.release), answer
 
     ranker = SimpleNamespace(
-        recommend=method(lambda request: named(recommender.recommend([request])[0])),
-        similar=method(lambda item_id, k: named(recommender.similar(item_id, k=k))),
+        recommend=method(lambda packed, *_: named(recommender.recommend([unpack(packed)])[0])),
+        similar=method(lambda item_id, k, _: named(recommender.similar(item_id, k=k))),
     )
     return Shop(
         gateway=Gateway(
-            SimpleNamespace(encode=method(encoder.encode)), ranker, str(tmp_path), str(release)
+            SimpleNamespace(encode=method(lambda texts, _: encoder.encode(texts))),
+            ranker,
+            str(tmp_path),
+            str(release),
         ),
         recommender=recommender,
         releases=releases,

@@ -114,7 +114,7 @@ def test_release_that_cannot_serve_is_refused_and_the_old_one_goes_on(
     assert read_current(graph.workspace)["release"] == first
     # A job does not look at the encoder that runs, nor does a hand that writes the pointer.
     point_current(graph.workspace, OTHER)
-    until(lambda: graph.gateway.state._refused == OTHER)
+    until(lambda: graph.gateway.state.releases._refused == OTHER)
     until(lambda: all(ranker._followed._refused == OTHER for ranker in graph.rankers))
     assert graph.good("POST", "/v1/recommend", json={})["release"] == first
     with running_graph(graph.workspace, graph.workspace / "releases" / first) as again:

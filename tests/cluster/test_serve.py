@@ -1,5 +1,6 @@
 import asyncio
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import ray
 
 from cluster.resources import LAPTOP
 from cluster.runtime import free_port
@@ -28,6 +30,7 @@ from rec.ranking.history import HistoryStore
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import RankedList, Request
 from rec.stages.preparation import KEY_FILE
+from tests.releases import copy_release
 
 pytestmark = pytest.mark.ray
 
@@ -396,6 +399,56 @@ def test_put_item_answers_from_every_replica_within_two_seconds(service: Service
     assert time.monotonic() - start < 2
     assert service.client.delete("/v1/items/uv-1").status_code == 200
     assert service.ask(filters={"category": ["umbrellas"]})["items"] == []
+
+
+def test_log_lines_of_one_request_share_its_trace_and_name_nobody(service: Service) -> None:
+    trace_id, user = secrets.token_hex(16), service.user_ids[3]
+    service.send({"user_id": user, "query": "violet kettle", "event_type": "search"})
+    answer = service.client.post(
+        "/v1/recommend",
+        json={"user_id": user},
+        headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"},
+    )
+    service.client.get(f"/v1/users/{user}/recommendations")
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+
+    def lines() -> list[dict[str, Any]]:
+        text = "".join(path.read_text() for path in logs.glob("worker-*.err"))
+        return [json.loads(line) for line in text.splitlines() if trace_id in line]
+
+    wait_until(lambda: len(lines()) == 3)
+    named = {line.get("span", line.get("route")) for line in lines()}
+    assert named == {"/v1/recommend", "Encoder.encode", "Ranker.recommend"}
+    [request] = [line for line in lines() if line["message"] == "request"]
+    assert request["request_id"] == answer.json()["request_id"]
+    assert {line["parent_id"] for line in lines() if line is not request} == {request["span_id"]}
+    # Neither ours nor Serve's own say who asked, or for what.
+    stored = pseudonym(user, service.pseudonym_key)
+    for path in logs.rglob("*"):
+        if path.is_file():
+            text = path.read_text(errors="replace")
+            assert not any(word in text for word in (f'"{user}"', f"/{user}", stored, "violet"))
+
+
+def test_canary_answers_its_share_of_the_users(service: Service) -> None:
+    first = service.client.get("/v1/release").json()["release"]
+    canary = {"release": "0" * 16, "share": 0.5}
+    copy_release(service.workspace, "0" * 16, penalty_weight=2.0)
+
+    def releases() -> set[str]:
+        return {service.ask(user_id=user)["release"] for user in service.user_ids}
+
+    def promote(**body: Any) -> Any:
+        return service.client.post("/v1/release/promote", json=body).json()
+
+    assert promote(release=canary["release"], canary=0.5)["canary"] == canary
+    wait_until(lambda: releases() == {first, canary["release"]})
+    assert service.client.get("/v1/release").json()["canary"] == canary
+    # Promoting without a name finishes it.
+    assert promote() == {"release": canary["release"], "previous": first}
+    wait_until(lambda: releases() == {canary["release"]})
+    assert service.client.post("/v1/release/rollback").json()["release"] == first
+    wait_until(lambda: releases() == {first})
 
 
 def test_texts_are_embedded_as_in_process(service: Service) -> None:

@@ -13,6 +13,7 @@ from cluster.serve.calls import DEADLINE_S, UnavailableError
 from cluster.serve.problems import new_request_id, request_id_of
 from cluster.serve.schemas import ItemAnswer, ItemBody, ItemId, RecommendAnswer
 from cluster.serve.state import GatewayState, State, not_stored, retry_later
+from cluster.serve.tracing import outgoing
 from rec.ranking.feedback import LOG_ERRORS
 from rec.ranking.item_changes import ItemChange
 from rec.ranking.item_rows import clean_item, render_item
@@ -33,7 +34,7 @@ async def similar(
         raise _no_item(item_id)
     start = time.perf_counter()
     try:
-        found = await state.ask_ranker(lambda: state.ranker.similar.remote(item_id, k))
+        found = await state.ask_ranker(lambda: state.ranker.similar.remote(item_id, k, outgoing()))
     except UnavailableError as error:
         raise retry_later("the ranker is away") from error
     return RecommendAnswer(

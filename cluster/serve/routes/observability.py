@@ -16,9 +16,15 @@ router = APIRouter(tags=["health"])
 async def get_metrics(state: State) -> Response:
     """Return what all replicas have counted and timed since ``serve`` started."""
     release, num_items = state.release.name, len(state.known_items())
+    canary = state.releases.canary
 
     def read() -> bytes:
         coverage = read_coverage(state.log, num_items=num_items)
-        return state.metrics.text(release=release, num_items=num_items, coverage=coverage)
+        return state.metrics.text(
+            release=release,
+            num_items=num_items,
+            coverage=coverage,
+            canary=None if canary is None else (canary.release, canary.share),
+        )
 
     return Response(await asyncio.to_thread(read), media_type=CONTENT_TYPE_LATEST)

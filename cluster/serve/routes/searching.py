@@ -22,6 +22,7 @@ from cluster.serve.schemas import (
     Usage,
 )
 from cluster.serve.state import GatewayState, Ranked, State, retry_later
+from cluster.serve.tracing import outgoing
 from rec.data.scrubbing import stored_query
 from rec.ranking import requests as asking
 
@@ -60,7 +61,10 @@ async def search(state: State, body: SearchBody, request: Request) -> RecommendA
             ),
             personal_weight=body.personal_weight,
         )
-        ranked = await state.ask_ranker(lambda: state.ranker.search.remote(searched))
+        release = asker.release.name
+        ranked = await state.ask_ranker(
+            lambda: state.ranker.search.remote(searched, release, outgoing())
+        )
     except UnavailableError as error:
         raise retry_later(str(error)) from error
     return await finish(state, asker, ranked, request_id=request_id_of(request))
@@ -83,7 +87,7 @@ async def rerank(
     if len(known) < len(set(body.item_ids)):
         asker.degraded.append("unknown_items")
     await embed_queries(state, asker)
-    ranked = Ranked(release=state.release.name, items=[], degraded=[])
+    ranked = Ranked(release=asker.release.name, items=[], degraded=[])
     if known:
         ranked = await rank_or_popular(
             state,
@@ -95,6 +99,7 @@ async def rerank(
                 penalty_weight=body.penalty_weight,
                 query_embeddings=asker.query_embeddings,
             ),
+            release=asker.release,
         )
     return await finish(state, asker, ranked, request_id=request_id_of(request))
 
@@ -153,7 +158,7 @@ async def embed_texts(state: GatewayState, texts: list[str]) -> tuple[NDArray[np
 async def _embed_few(state: GatewayState, texts: list[str]) -> tuple[NDArray[np.float32], int]:
     try:
         found: tuple[NDArray[np.float32], int] = await state.encoder_calls.call(
-            lambda: state.encoder.embed.remote(texts), deadline_s=EMBED_WITHIN_S
+            lambda: state.encoder.embed.remote(texts, outgoing()), deadline_s=EMBED_WITHIN_S
         )
     except UnavailableError as error:
         raise retry_later(str(error)) from error
