@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from ray.serve import Application
 
 from cluster.resources import PROFILES, Profile
@@ -63,7 +63,7 @@ def serve_config(profile: Profile) -> dict[str, Any]:
 
 def to_yaml(profile: Profile) -> str:
     """Return the file of a profile."""
-    body = yaml.safe_dump(serve_config(profile), sort_keys=False)
+    body: str = yaml.safe_dump(serve_config(profile), sort_keys=False)
     return _HEAD.format(name=profile.name) + body
 
 
