@@ -58,12 +58,22 @@ class EventsReceipt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CanaryRelease:
+    """Name the release that answers a share of the users, in (0, 1)."""
+
+    release: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
     """Name what answers."""
 
     release: str
     items: int
     fingerprint: str
+    canary: CanaryRelease | None
+    """What answers a share of the users beside it, if anything does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +111,13 @@ def read_receipt(body: Mapping[str, Any], *, event_ids: Sequence[str]) -> Events
 
 def read_release(body: Mapping[str, Any]) -> Release:
     """Return what answers."""
-    return Release(release=body["release"], items=body["items"], fingerprint=body["fingerprint"])
+    canary = body.get("canary")
+    return Release(
+        release=body["release"],
+        items=body["items"],
+        fingerprint=body["fingerprint"],
+        canary=canary and CanaryRelease(release=canary["release"], share=canary["share"]),
+    )
 
 
 def read_item_receipt(body: Mapping[str, Any]) -> ItemReceipt:

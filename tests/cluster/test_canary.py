@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import rollback
+from rec.client.results import read_release
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.current import read_current
 from rec.stages.releasing import start_canary
@@ -48,6 +49,9 @@ def test_a_share_of_the_users_gets_the_canary_until_it_is_promoted(graph: Graph)
     canary = {"release": OTHER, "share": 0.3}
     assert go_out(graph, 0.3) == {"release": first, "previous": first, "canary": canary}
     assert graph.good("GET", "/v1/release")["canary"] == canary
+    told = read_release(graph.good("GET", "/v1/release")).canary
+    assert told is not None
+    assert (told.release, told.share) == (OTHER, 0.3)
     beside = lists(graph)
     chosen = who(beside, OTHER)
     assert 8 <= len(chosen) <= 30
