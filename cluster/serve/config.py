@@ -8,34 +8,17 @@ The files are generated; a test compares them with the profiles and with what ``
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from ray.serve import Application
 
 from cluster.resources import PROFILES, Profile
-from cluster.serve.app import APPLICATION, ServeArgs, build_app, prepare
+from cluster.serve.app import APPLICATION
 
-IMPORT_PATH = "cluster.serve.config:build"
+IMPORT_PATH = "cluster.serve.app:build"
 WORKSPACE = "/workspace"
 HTTP = {"host": "127.0.0.1", "port": 8000}
 _HEAD = "# Generated: python -m cluster.serve.config {name} > cluster/deploy/serve/{name}.yaml\n"
-
-
-def build(args: dict[str, str]) -> Application:
-    """Return the graph of a workspace's current release; Serve calls it with the file's ``args``.
-
-    Args:
-        args: ``workspace`` and ``profile``.
-
-    Raises:
-        ArtifactError: nothing was promoted, or a file has changed.
-    """
-    workspace = Path(args["workspace"])
-    release = prepare(workspace)
-    profile = PROFILES[args["profile"]]
-    return build_app(ServeArgs(workspace=workspace, release=release, profile=profile))
 
 
 def serve_config(profile: Profile) -> dict[str, Any]:

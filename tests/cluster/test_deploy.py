@@ -17,8 +17,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.runtime import SERVE_SWITCHES
 from jobs.cli import JOBS
-from rec.errors import ArtifactError
 from jobs.serve import PASSWORD_VARIABLE
+from rec.errors import ArtifactError
 from rec.ranking.redis_store.connection import DEMANDS
 from tests.cluster import kuberay
 from tests.releases import make_release

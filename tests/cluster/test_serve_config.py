@@ -10,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.resources import PROFILES
 from cluster.serve import config
+from cluster.serve.app import build
 from tests.releases import make_release
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "deploy" / "serve"
@@ -29,7 +30,7 @@ def test_serve_reads_the_file_and_makes_the_same_graph(name: str, tmp_path: Path
     assert application.import_path == config.IMPORT_PATH
     assert application.args["profile"] == name
     make_release(tmp_path)
-    app = config.build({**application.args, "workspace": str(tmp_path)})
+    app = build({**application.args, "workspace": str(tmp_path)})
     made = {one.name: one for one in built(app, name="nextray").deployments}
     named = {one.name: one for one in application.deployments}
     assert made.keys() == named.keys() == {"Gateway", "Encoder", "Ranker"}
