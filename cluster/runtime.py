@@ -36,8 +36,8 @@ SERVE_SWITCHES = {
     # A proxy that is not ready after 5 s, by default, is killed, and `serve` ends with it: HAProxy
     # and its manager took longer on two busy cores.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-    # Ray's workers step back (15) for everything else: on a machine that does anything else a
-    # replica then gets a twentieth of a core, and an answer takes five times as long.
+    # Ray's workers step back (15) for everything else: on a machine that does anything else, a
+    # replica would get a twentieth of a core.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = "127.0.0.2"
