@@ -3,34 +3,39 @@
 Filters and exclusions are applied before the cut to k, so that k results come back whenever the
 catalog has k that are allowed.
 
-A large catalog is passed over in bfloat16 first, which moves half the bytes, and the best are
-computed again in float32. The answer is exact all the same: the rounding of both sides has a bound,
-and a user whose k-th item lies within it of anything left out is searched in float32 alone.
+A large catalog is passed over in eight bits first, which moves a quarter of the bytes, and the best
+are computed again in float32. The answer is exact all the same: the rounding of both sides has a
+bound, and a user whose k-th item lies within it of anything left out is searched in float32 alone.
 
-Shapes: B users, V items, D width, k places, S items a strip.
+Shapes: B users, V items, D width, k places, S items a strip, P items a part of the catalog.
 """
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-_BLOCK_CELLS = 1 << 25
-"""Scores held at once: 128 MB of float32."""
+_BLOCK_CELLS = 1 << 24
+"""Scores held at once: 64 MB of float32 or int32."""
 _STRIP = 64
 """Items whose best score stands for all of them: the k best items lie in the k best strips."""
 _MIN_ITEMS = 20_000
 """Below, the second pass costs more than the first saves."""
-_SPARE = 2.5
+_PART = 1 << 16
+"""Items of one product: their scores are still in the cache when the best of a strip is taken."""
+_SPARE = 4
 """Candidates of the second pass per place: in 128 dimensions nearly nobody needs more."""
+_LEVELS = 127
+"""Largest whole number that a component becomes."""
 SMALL_SHARE = 8
 """A mask that leaves an eighth of the catalog or less is searched as a catalog of its own."""
 _ACCUMULATION = 1e-5
 """Bound of what float32 sums lose over some thousand terms."""
-_HALF_ULP = 2.0**-9
-"""Relative rounding of bfloat16."""
+_NONE = torch.iinfo(torch.int32).min
+"""First-pass score of what may not appear."""
 
 
 class ItemIndex(Protocol):
@@ -51,19 +56,22 @@ class ExactIndex:
 
         Args:
             items: e_i.
-            two_passes: pass over in bfloat16 first; by size and by what this processor is quick at
-                if absent.
+            two_passes: pass over in eight bits first; by size and by what this processor is quick
+                at if absent.
         """
         self.items = items.contiguous()
         if two_passes is None:
-            two_passes = len(items) >= _MIN_ITEMS and bfloat16_pays()
-        self._coarse: Tensor | None = None  # (V padded, D)
+            two_passes = len(items) >= _MIN_ITEMS and eight_bits_pay()
+        self._coarse: Tensor | None = None  # int8 (V padded, D)
         if two_passes:
-            padding = -len(items) % _STRIP
-            rough = self.items.bfloat16()
-            self._error = float((rough.float() - self.items).norm(dim=1).max())
+            self._scale = max(float(self.items.abs().max()), 1e-9) / _LEVELS
+            rough = (self.items / self._scale).round_().to(torch.int8)
+            self._error = max(
+                float((part * self._scale - exact).norm(dim=1).max())
+                for part, exact in zip(rough.split(_PART), self.items.split(_PART), strict=True)
+            )
             self._norm = float(self.items.norm(dim=1).max())
-            self._coarse = torch.nn.functional.pad(rough, (0, 0, 0, padding))
+            self._coarse = torch.nn.functional.pad(rough, (0, 0, 0, -len(items) % _STRIP))
 
     def search(
         self, users: Tensor, *, k: int, excluded: Tensor, allowed: Tensor | None = None
@@ -133,32 +141,54 @@ class ExactIndex:
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores, 0-based items, and for whom no item left out can be better."""
-        num_items = len(self.items)
-        rough = users.bfloat16()
-        block = rough @ coarse.T  # (B, V padded) bfloat16
-        block[:, num_items:] = float("-inf")
-        if mask is not None:
-            block[:, :num_items].masked_fill_(~mask, float("-inf"))
-        block[pairs[0], pairs[1]] = float("-inf")
-        strips = block.view(len(users), -1, _STRIP)  # (B, strips, S)
-        peaks, leading = strips.amax(dim=2).topk(num_wanted, dim=1)
-        pool = strips.gather(1, leading.unsqueeze(2).expand(-1, -1, _STRIP)).flatten(1)
+        num_items, num_users = len(self.items), len(users)
+        scale = users.abs().amax(dim=1, keepdim=True).clamp(min=1e-9) / _LEVELS  # (B, 1)
+        rough = (users / scale).round().to(torch.int8)
+        scores, peaks = self._first_pass(rough, coarse, pairs=pairs, mask=mask)
+        heights, leading = peaks.topk(num_wanted, dim=1)
+        part, strip = leading // (_PART // _STRIP), leading % (_PART // _STRIP)
+        rows = torch.arange(num_users).unsqueeze(1)
+        pool = scores.view(len(scores), num_users, -1, _STRIP)[part, rows, strip].flatten(1)
         heads, places = pool.topk(num_wanted, dim=1)
         picks = leading.gather(1, places // _STRIP) * _STRIP + places % _STRIP
         # The last of the pool is the bound of everything that is not looked at again.
-        bound = torch.maximum(peaks[:, -1], heads[:, -1]).float()
+        last = torch.maximum(heights[:, -1], heads[:, -1])
+        bound = last.float() * scale.squeeze(1) * self._scale
         picks, heads = picks[:, :-1], heads[:, :-1]
         near = self.items[picks.clamp(max=num_items - 1)]  # (B, C, D)
         exact = (near @ users.unsqueeze(2)).squeeze(2)
-        exact = exact.masked_fill(heads == float("-inf"), float("-inf"))
+        exact = exact.masked_fill(heads == _NONE, float("-inf"))
         best, order = exact.topk(width, dim=1)
+        read = rough * scale
         slack = (
-            rough.float().norm(dim=1) * self._error
-            + (rough.float() - users).norm(dim=1) * self._norm
-            + bound.abs().nan_to_num(posinf=0.0) * _HALF_ULP
-            + _ACCUMULATION
+            read.norm(dim=1) * self._error + (read - users).norm(dim=1) * self._norm + _ACCUMULATION
         )
-        return best, picks.gather(1, order), (bound + slack <= best[:, -1]) | bound.isneginf()
+        return best, picks.gather(1, order), (bound + slack <= best[:, -1]) | (last == _NONE)
+
+    def _first_pass(
+        self, rough: Tensor, coarse: Tensor, *, pairs: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return all scores, int32 ``(parts, B, P)``, and each strip's best ``(B, strips)``.
+
+        What may not appear scores ``_NONE``.
+        """
+        num_items, num_parts = len(self.items), -(-len(coarse) // _PART)
+        width = min(_PART, len(coarse))
+        scores = torch.empty((num_parts, len(rough), width), dtype=torch.int32)
+        peaks = []
+        for number, part in enumerate(coarse.split(_PART)):
+            start, block = number * _PART, scores[number]
+            if len(part) == width:
+                torch._int_mm(rough, part.T, out=block)
+            else:
+                block[:, : len(part)] = torch._int_mm(rough, part.T)
+            if mask is not None:
+                block[:, : num_items - start].masked_fill_(~mask[..., start : start + _PART], _NONE)
+            block[:, max(0, num_items - start) :] = _NONE
+            mine = (pairs[1] >= start) & (pairs[1] < start + _PART)
+            block[pairs[0][mine], pairs[1][mine] - start] = _NONE
+            peaks.append(block.view(len(rough), -1, _STRIP).amax(dim=2))
+        return scores, torch.cat(peaks, dim=1)
 
     def search_few(
         self, users: Tensor, few: Tensor, *, width: int, excluded: Tensor
@@ -178,20 +208,21 @@ class ExactIndex:
 
 
 @lru_cache(maxsize=1)
-def bfloat16_pays() -> bool:
-    """Return whether this processor multiplies bfloat16 faster than float32; measured once."""
+def eight_bits_pay() -> bool:
+    """Return whether this processor multiplies int8 faster than float32; measured once."""
     items = torch.ones((1 << 14, 128))
     user = torch.ones((1, 128))
+    rough = items.to(torch.int8)
 
-    def fastest(left: Tensor, right: Tensor) -> float:
+    def fastest(work: Callable[[], Tensor]) -> float:
         seconds = []
         for _ in range(4):
             start = time.perf_counter()
-            left @ right.T
+            work()
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
-    return fastest(user.bfloat16(), items.bfloat16()) < fastest(user, items)
+    return fastest(lambda: torch._int_mm(rough[:1], rough.T)) < fastest(lambda: user @ items.T)
 
 
 def _best(

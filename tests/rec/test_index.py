@@ -65,6 +65,24 @@ def test_two_passes_equal_brute_force(
         assert not set(ids.tolist()) & set(excluded[1][excluded[0] == row].tolist())
 
 
+@pytest.mark.parametrize("num_items", [1 << 16, (1 << 16) + 3, 140_000])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_parts_of_a_large_catalog_are_one(num_items: int, is_masked: bool) -> None:
+    items, users = make(num_items, 16, seed=6), make(40, 16, seed=7)
+    random = torch.Generator().manual_seed(8)
+    allowed = torch.rand(num_items, generator=random) < 0.5 if is_masked else None
+    # The best item of each user is left out, wherever it stands; the last one of all, too.
+    excluded = torch.stack([torch.arange(40), (users @ items.T).argmax(dim=1) + 1])
+    excluded = torch.cat([excluded, torch.tensor([[0], [num_items]])], dim=1)
+    found, scores = ExactIndex(items, two_passes=True).search(
+        users, k=20, excluded=excluded, allowed=allowed
+    )
+    expected = brute(items, users, k=20, excluded=excluded, allowed=allowed)
+    assert torch.allclose(scores.double(), expected, atol=1e-6)
+    own = (users.unsqueeze(1) * items[found - 1]).sum(dim=2)
+    assert torch.allclose(own, scores, atol=1e-6)
+
+
 def test_user_that_cannot_be_sure_is_searched_again() -> None:
     items = make(20_000, 16, seed=3, spread=0.001)
     users = make(3, 16, seed=4, spread=0.001)
