@@ -5,12 +5,13 @@ policy forbids the rest. Everything that comes from outside (names, details) is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from rec.evaluation.calibration import Reliability
 from rec.evaluation.evaluate import Evaluation
 from rec.evaluation.prefixes import PrefixCurve
+from rec.evaluation.report_costs import Cost, cost_section
 from rec.evaluation.report_html import section, table
 from rec.evaluation.report_plots import draw_lengths, draw_reliability, draw_sweep
 from rec.evaluation.report_users import bias_section, language_section, prefix_section
@@ -29,7 +30,9 @@ h1{margin-bottom:0}h2{margin-top:2.5rem;font-size:1.2rem}p,figcaption{color:var(
 figure{margin:2rem 0 0;max-width:56rem}
 svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:13px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .5rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th,td{padding:.3rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+.wide table{font-size:.85rem}figure+.wide{margin-top:1rem}
+th{white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left}.details td{white-space:normal;text-align:left;
 overflow-wrap:anywhere}
 .ours{font-weight:600}.bar{fill:var(--other)}.bar.ours{fill:var(--ours)}
@@ -56,6 +59,7 @@ def render_report(
     sweep: Sweep | None = None,
     calibration: Reliability | None = None,
     prefixes: PrefixCurve | None = None,
+    costs: Sequence[Cost] = (),
     data_card: str | None = None,
     language: Language = "en",
 ) -> str:
@@ -71,8 +75,9 @@ def render_report(
         sweep: what each lambda of popularity gives; left out if absent.
         calibration: of the ranker's probabilities; left out if absent.
         prefixes: NDCG by number of known events; left out if absent.
+        costs: what each stage took; left out if there is none.
         data_card: where the log's page lies, relative to this one; no link if absent.
-        language: of the page's own words; names and details stay as they are.
+        language: of the page's own words; names and the values of details stay as they are.
     """
     words = {
         key: text.replace("{k}", str(evaluation.k)).replace("{name}", evaluation.name)
@@ -94,6 +99,7 @@ def render_report(
         _sweep(sweep, words) if sweep else "",
         section(words["calibration"], draw_reliability(calibration, words)) if calibration else "",
         _order_gate(order_gate, words) if order_gate else "",
+        cost_section(costs, words) if costs else "",
         _details(details, words) if details else "",
         f'<p><a href="{escape(data_card)}">{words["card"]}</a></p>' if data_card else "",
     ]
@@ -241,7 +247,7 @@ def _order_gate(order_gate: Mapping[str, float], words: Mapping[str, str]) -> st
 
 def _details(details: Mapping[str, object], words: Mapping[str, str]) -> str:
     rows = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(_text(value))}</td></tr>"
+        f"<tr><td>{escape(words.get(name, name))}</td><td>{escape(_text(value))}</td></tr>"
         for name, value in details.items()
     )
     return section(words["details"], f'<table class="details">\n{rows}\n</table>')

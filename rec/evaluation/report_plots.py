@@ -11,7 +11,7 @@ from rec.evaluation.slicing import Slice
 from rec.evaluation.sweeping import Sweep
 
 _WIDTH, _HEIGHT = 720, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 34, 30, 44
 _LABEL_WIDTH, _LABEL_HEIGHT = 52, 14
 """Room of a short label: one that would stand on another is left out of the drawing."""
 
@@ -72,20 +72,21 @@ def draw_points(
     if is_line and len(points) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
         parts.append(f'<polyline class="path" points="{path}"/>')
-    written: list[tuple[float, float]] = []
+    written: list[tuple[float, float]] = []  # left and upper edge of each label
     # The marked points come first: they keep their labels.
     for place in sorted(range(len(points)), key=lambda place: not marked[place]):
         x, y = at(*points[place])
         label, kind = labels[place], "dot ours" if marked[place] else "dot"
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+        anchor = "end" if x > _WIDTH * 0.8 else "start"
+        shift = -9 if anchor == "end" else 9
+        left = x + shift - (_LABEL_WIDTH if anchor == "end" else 0)
         is_free = all(
-            abs(x - other_x) > _LABEL_WIDTH or abs(y - other_y) > _LABEL_HEIGHT
-            for other_x, other_y in written
+            abs(left - other) > _LABEL_WIDTH or abs(y - upper) > _LABEL_HEIGHT
+            for other, upper in written
         )
         if label and is_free:
-            written.append((x, y))
-            anchor = "end" if x > _WIDTH * 0.8 else "start"
-            shift = -9 if anchor == "end" else 9
+            written.append((left, y))
             parts.append(
                 f'<text x="{x + shift:.1f}" y="{y - 7:.1f}" text-anchor="{anchor}">'
                 f"{escape(label)}</text>"

@@ -3,6 +3,7 @@
 The lists are made by the code that serves, with the weights that have seen nothing after the cut.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
 from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
 from rec.evaluation.prefixes import prefix_curve
 from rec.evaluation.report import render_report
+from rec.evaluation.report_costs import Cost
 from rec.evaluation.sweeping import DEFAULT_WEIGHTS, sweep_penalty
 from rec.models.baselines import Popularity, ScoredLists, count_items
 from rec.models.segments import user_profiles
@@ -37,6 +39,7 @@ from rec.models.text_tower import TextTower
 from rec.ranking.recommender import Recommender
 from rec.ranking.scoring import groups_of
 from rec.stages.catalog import load_attributes
+from rec.stages.costs import stage_costs
 from rec.stages.data_card import PAGE_FILES
 from rec.stages.embedding import load_embeddings
 from rec.stages.folds import Protocol, fingerprint_of_test, make_folds
@@ -103,6 +106,7 @@ def evaluate_index(
         ArtifactError: nothing was indexed.
         DataError: nobody has an event after the cut.
     """
+    clock, cpu = time.perf_counter(), time.process_time()
     index = latest_artifact(workspace, "indexes", made_by="index")
     parents = {**index.parents, "indexes": index.name}
     found = find_artifact(workspace, "reports", config_hash("reports", config, parents))
@@ -222,6 +226,16 @@ def evaluate_index(
             {name: round(float(v.mean()), 4) for name, v in fold.user_ndcg.items()}
             for fold in results
         ]
+    costs = [
+        *stage_costs(workspace, embeddings=embeddings, model=model),
+        Cost(
+            stage="evaluating",
+            num_units=result.num_users * len(result.metrics) * len(results),
+            unit="lists",
+            wall_s=time.perf_counter() - clock,
+            cpu_s=time.process_time() - cpu,
+        ),
+    ]
     with write_artifact(workspace, "reports", config=config, parents=parents) as draft:
         metrics: dict[str, Any] = {
             **result.to_json(),
@@ -248,6 +262,7 @@ def evaluate_index(
                 sweep=sweep,
                 calibration=curve,
                 prefixes=prefixes,
+                costs=costs,
                 data_card=f"../../events/{parents['events']}/{PAGE_FILES[language]}",
                 language=language,
             )

@@ -11,7 +11,7 @@ from rec.evaluation.significance import paired_bootstrap
 from rec.evaluation.slicing import Slice
 
 ATTACK = '<script>alert("x")</script>&'
-VOID = {"meta", "rect", "line"}
+VOID = {"meta", "rect", "line", "wbr"}
 
 
 class Page(HTMLParser):
