@@ -31,7 +31,7 @@ figure{margin:2rem 0 0;max-width:56rem}
 svg{width:100%;height:auto}svg text{fill:var(--ink);font-size:13px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-.wide table{font-size:.85rem}figure+.wide{margin-top:1rem}
+.wide table{font-size:.8rem}.wide :is(th,td){padding:.3rem}figure+.wide{margin-top:1rem}
 th{white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left}.details td{white-space:normal;text-align:left;
 overflow-wrap:anywhere}
