@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 from fastapi import HTTPException
 
-from cluster.serve.calls import UnavailableError
+from cluster.serve.calls import DEADLINE_S, TEXT_DEADLINE_S, UnavailableError
 from cluster.serve.event_reading import read_inline_events
 from cluster.serve.problems import new_request_id
 from cluster.serve.schemas import (
@@ -174,7 +174,11 @@ async def rank_or_popular(
         RecError: the ranker refused the request.
     """
     try:
-        return await state.rank(request, release=release.name)
+        return await state.rank(
+            request,
+            release=release.name,
+            deadline_s=TEXT_DEADLINE_S if request.explain else DEADLINE_S,
+        )
     except (UnavailableError, HTTPException) as error:
         # A full queue is told to retry; a silent ranker must not cost the user the list.
         if isinstance(error, HTTPException) and error.status_code != GATEWAY_TIMEOUT:

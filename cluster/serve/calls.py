@@ -19,6 +19,9 @@ from rec.errors import RecError
 MAX_TRIES = 3
 DEADLINE_S = 5.0
 """An answer later than this is of no use to a page."""
+TEXT_DEADLINE_S = 10.0
+"""For explanations and summaries, which a language model may word. Above ``DEADLINE_S``: who waits
+so long takes nobody for dead after a second."""
 SUSPECT_DEADLINE_S = 0.5
 """For a deployment that was away at the last call: several times what an answer takes, and a
 popular list after half a second is better than none."""

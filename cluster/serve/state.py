@@ -71,6 +71,8 @@ class GatewayState:
         self.eraser = Eraser(workspace)
         self.encoder_calls = Upstream("encoder")
         self.ranker_calls = Upstream("ranker", silent_s=SILENT_S)
+        # Apart: a summary that is late must not make a list come from elsewhere.
+        self.text_calls = Upstream("ranker (summaries)")
         self.metrics = Metrics(shared_folder(workspace))
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()

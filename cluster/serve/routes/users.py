@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as InPath
 
-from cluster.serve.calls import UnavailableError
+from cluster.serve.calls import TEXT_DEADLINE_S, UnavailableError
 from cluster.serve.schemas import (
     ErasureReceipt,
     ErasureState,
@@ -133,8 +133,8 @@ async def _interests(
     """Return what a user's newest events are about; what is held is told without it too."""
     try:
         history = await state.read_history(state.stored_id(user_id), ())
-        _, found = await state.ranker_calls.call(
-            lambda: state.ranker.interests.remote(history, language)
+        _, found = await state.text_calls.call(
+            lambda: state.ranker.interests.remote(history, language), deadline_s=TEXT_DEADLINE_S
         )
     except (UnavailableError, HTTPException, *LOG_ERRORS):
         _log.warning("the interests of a user cannot be told")
