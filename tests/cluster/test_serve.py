@@ -417,11 +417,11 @@ def test_log_lines_of_one_request_share_its_trace_and_name_nobody(service: Servi
         return [json.loads(line) for line in text.splitlines() if trace_id in line]
 
     wait_until(lambda: len(lines()) == 3)
-    named = {line.get("span", line.get("route")) for line in lines()}
-    assert named == {"/v1/recommend", "Encoder.encode", "Ranker.recommend"}
-    [request] = [line for line in lines() if line["message"] == "request"]
+    found = {line.get("span", line.get("route")): line for line in lines()}
+    assert found.keys() == {"/v1/recommend", "Encoder.encode", "Ranker.recommend"}
+    request = found.pop("/v1/recommend")
     assert request["request_id"] == answer.json()["request_id"]
-    assert {line["parent_id"] for line in lines() if line is not request} == {request["span_id"]}
+    assert {line["parent_id"] for line in found.values()} == {request["span_id"]}
     # Neither ours nor Serve's own say who asked, or for what.
     stored = pseudonym(user, service.pseudonym_key)
     for path in logs.rglob("*"):
