@@ -116,10 +116,20 @@ def test_workspace_in_the_checkout_is_not_uploaded(head: Head, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("headers", "status"), [({}, 401), ({"Authorization": "Bearer nobody"}, 403)]
 )
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_jobs_api_refuses_who_has_not_the_token(
-    head: Head, method: str, headers: dict[str, str], status: int
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/jobs/",
+        "/api/serve/applications/",
+        "/api/v0/actors",
+        "/nodes?view=summary",
+        "/api/packages/x",
+    ],
+)
+def test_no_api_of_ray_answers_without_the_token(
+    head: Head, path: str, method: str, headers: dict[str, str], status: int
 ) -> None:
-    body = {"entrypoint": "true"} if method == "POST" else None
-    answer = httpx.request(method, f"{head.jobs_url}/api/jobs/", headers=headers, json=body)
+    body = {"entrypoint": "true"} if method in ("POST", "PUT") else None
+    answer = httpx.request(method, f"{head.jobs_url}{path}", headers=headers, json=body)
     assert answer.status_code == status
