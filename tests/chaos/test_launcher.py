@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,13 @@ import psutil
 import pytest
 
 from cluster import launcher
+from cluster.runtime import free_port
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
+from tests.epochs import EpochWatch
+from tests.processes import kill, wait_until
+from tests.releases import make_release
+
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 240
@@ -91,6 +98,117 @@ def test_submitted_job_is_followed_and_its_failure_is_ours(
     assert [job["status"] for job in status["jobs"]] == ["SUCCEEDED", "FAILED"]
 
 
+NUM_EPOCHS = 30
+KILLED_AFTER = 6
+ENDLESS = 500
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    up: dict[str, Any], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Give a workspace from which training can start; ``up`` is there to run it."""
+    assert up["pids"]
+    folder = tmp_path_factory.mktemp("prepared")
+    shop = make_shop(ShopConfig(num_users=200, num_items=100, events_per_user=20))
+    events, items, _ = write_shop(shop, folder / "shop")
+    files = ("--events", str(events), "--items", str(items))
+    for words in (("prepare", "smoke", *files), ("embed", "smoke")):
+        done = nextray(environment, *words, "--workspace", str(folder / "workspace"))
+        assert done.returncode == 0, done.stderr
+    return folder / "workspace"
+
+
+def training(
+    environment: dict[str, str], workspace: Path, *, num_epochs: int
+) -> "subprocess.Popen[str]":
+    """Submit a training, in a session of its own so that it can be interrupted."""
+    epochs = ("--training.num-epochs", str(num_epochs), "--training.patience", str(num_epochs))
+    command = ("submit", "train", "smoke", "--workspace", str(workspace), *epochs)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *command],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def job_status(environment: dict[str, str], submission: str) -> str:
+    jobs = json.loads(nextray(environment, "status", "--json").stdout)["jobs"]
+    return next(str(job["status"]) for job in jobs if job["submission_id"] == submission)
+
+
+def submitted(process: "subprocess.Popen[str]") -> str:
+    assert process.stderr is not None
+    # Ray says first what it uploads.
+    line = next(line for line in process.stderr if line.startswith("submitted "))
+    return line.split()[1]
+
+
+def test_interrupt_leaves_the_job_running_or_stops_it(
+    environment: dict[str, str], prepared: Path
+) -> None:
+    with EpochWatch(prepared) as watch:
+        process = training(environment, prepared, num_epochs=ENDLESS)
+        submission = submitted(process)
+        wait_until(lambda: watch.epochs, within_s=WITHIN_S, what="training has begun")
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 130
+    assert f"left running; follow it with: nextray submit --follow {submission}" in shown
+    assert "Traceback" not in shown
+    assert job_status(environment, submission) == "RUNNING"
+    follower = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jobs.cli", "submit", "--follow", submission),
+            *("--on-interrupt", "stop"),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert follower.stderr is not None
+    follower.stderr.readline()  # it follows the log
+    follower.send_signal(signal.SIGINT)
+    _, shown = follower.communicate(timeout=WITHIN_S)
+    assert follower.returncode == 130, shown
+    assert "stopping the job" in shown
+    assert job_status(environment, submission) == "STOPPED"
+
+
+def test_killed_job_goes_on_when_it_is_submitted_again(
+    environment: dict[str, str], prepared: Path
+) -> None:
+    """The driver and every worker of it, at once: what is left are the checkpoints."""
+    cluster = launcher.find(Path(environment["HOME"]) / ".nextray")
+    assert cluster is not None
+
+    def strike(epoch: int) -> None:
+        if epoch == KILLED_AFTER:
+            for process in launcher.processes(cluster):
+                words = " ".join(process.cmdline())
+                if "jobs.train" in words or "Train" in words:
+                    kill(process.pid)
+
+    with EpochWatch(prepared, on_epoch=strike) as first:
+        process = training(environment, prepared, num_epochs=NUM_EPOCHS)
+        _, shown = process.communicate(timeout=WITHIN_S)
+    assert process.returncode not in (0, None), shown
+    assert max(first.epochs) < NUM_EPOCHS - 1
+    with EpochWatch(prepared) as second:
+        process = training(environment, prepared, num_epochs=NUM_EPOCHS)
+        _, shown = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, shown
+    print(f"\nended in epoch {max(first.epochs)}, went on with epoch {second.epochs[0]}")  # noqa: T201
+    # The newest epoch may have been reported and not yet kept.
+    assert max(first.epochs) - 1 <= second.epochs[0] <= max(first.epochs) + 1
+    assert max(second.epochs) == NUM_EPOCHS - 1
+
+
 def test_down_leaves_no_process_and_no_port(
     up: dict[str, Any], environment: dict[str, str]
 ) -> None:
@@ -109,3 +227,66 @@ def test_down_leaves_no_process_and_no_port(
     assert not Path(up["temp_folder"]).exists()
     assert "nothing was up" in nextray(environment, "down").stderr
     assert nextray(environment, "status", "--json").returncode == 1
+
+
+def test_down_ends_an_endpoint_whose_driver_was_killed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Proxies on every node, HAProxy, a head that keeps its state: nothing of them may stay."""
+    make_release(tmp_path / "workspace")
+    state = ("--keep-state", str(tmp_path / "state"), "--folder", str(tmp_path / "up"))
+    up = ("up", "--profile", "cpu", "--num-cpus", "16", *state, "--json")
+    port = free_port()
+    done = nextray(environment, *up)
+    assert done.returncode == 0, done.stderr
+    try:
+        address = json.loads(done.stdout)["address"]
+        with (tmp_path / "log").open("wb") as log:
+            serve = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "jobs.cli", "serve", "laptop", "--profile", "cpu"),
+                    *("--workspace", str(tmp_path / "workspace"), "--port", str(port)),
+                ],
+                cwd=ROOT,
+                env=environment | {"RAY_ADDRESS": address},
+                stderr=log,
+            )
+        wait_until(
+            lambda: serve.poll() is not None or answers(port),
+            within_s=WITHIN_S,
+            what="the endpoint answers",
+        )
+        assert serve.poll() is None, (tmp_path / "log").read_text()
+        cluster = launcher.find(tmp_path / "up")
+        assert cluster is not None
+        own = launcher.processes(cluster)
+        names = {process.name() for process in own}
+        assert "haproxy" in names
+        listening = launcher.listening(own)
+        assert port in {number for _, number in listening}
+        assert {host.removeprefix("::ffff:") for host, _ in listening} == {"127.0.0.1"}
+        serve.kill()
+        serve.wait()
+        # The driver is gone, and what it served is not: its cluster keeps it.
+        assert answers(port)
+    finally:
+        done = nextray(environment, "down", "--folder", str(tmp_path / "up"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert launcher.processes(cluster) == []
+    assert {number for _, number in listening} <= set(json.loads(done.stdout)["ports"])
+    for host, number in listening:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((host.removeprefix("::ffff:"), number), timeout=1)
+    # The state is the next head's: it starts with it.
+    again = nextray(environment, *up)
+    try:
+        assert again.returncode == 0, again.stderr
+    finally:
+        assert launcher.stop(tmp_path / "up") is not None
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=35).status_code == 200
+    except httpx.HTTPError:
+        return False
