@@ -61,11 +61,13 @@ class Page:
 
     def when_shown(self, user: str) -> None:
         """Wait for a user's list; while it is under way, that of the user before is shown."""
+        is_still = "return document.getAnimations().length === 0"
         until(
             lambda: (
                 self.one("#user").get_attribute("value") == user
                 and self.one("#list").get_attribute("aria-busy") is None
                 and len(self.items()) == 10
+                and self.driver.execute_script(is_still)
             )
         )
 
@@ -132,7 +134,7 @@ def test_interests_are_those_of_the_sequence_and_follow_a_click(page: Page) -> N
 
     # Words of Chinese titles wait for a dictionary.
     until(lambda: page.site.graph.good("GET", "/v1/users/user-1")["interests"] is not None)
-    page.driver.refresh()
+    page.open(page.site.link())
     until(lambda: page.texts("#interests-text") == [told("en")])
     before = told("en")
     page.one("#list > li:first-child [data-action=buy]").click()
@@ -150,17 +152,21 @@ def test_list_is_there_before_its_explanations_and_is_logged_once(page: Page) ->
     gate = asyncio.Event()
     rankers[:] = [_Holding(kept[0], gate)]
     before = len(page.site.graph.gateway.state.log.read_impressions(limit=1000))
+    tops = "return [...document.querySelectorAll('#list > li')].map(e => e.offsetTop)"
     try:
         page.one("#user").clear()
         page.one("#user").send_keys("user-2" + Keys.ENTER)
         page.when_shown("user-2")
         shown = page.items()
         assert page.texts("#list .reason") == []
+        there = page.driver.execute_script(tops)
     finally:
         page.site.graph.loop.call_soon_threadsafe(gate.set)
         rankers[:] = kept
     until(lambda: len(page.texts("#list .reason")) == 10)
     assert page.items() == shown
+    # There was room for three lines: no button in view moves away from under a pointer.
+    assert page.driver.execute_script(tops)[:3] == there[:3]
     assert len(page.site.graph.gateway.state.log.read_impressions(limit=1000)) == before + 1
 
 
@@ -169,6 +175,9 @@ class _Holding:
 
     def __init__(self, ranker: Any, gate: asyncio.Event) -> None:
         self._ranker, self._gate = ranker, gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ranker, name)
 
     async def recommend(self, packed: bytes, *others: Any) -> Any:
         if unpack(packed).explain:

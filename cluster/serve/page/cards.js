@@ -50,14 +50,13 @@ export function showCards(list, items, { words, moves = new Map(), actions, isSm
 export function showReasons(list, items) {
   const cards = new Map([...list.children].map((card) => [card.dataset.item, card]));
   for (const item of items) {
-    const card = cards.get(item.item_id);
-    if (card && reasonOf(item) && !card.querySelector(".reason")) {
-      card.querySelector(".name").after(makeReason(reasonOf(item)));
-    }
+    if (reasonOf(item)) cards.get(item.item_id)?.querySelector(".reason-room")?.replaceWith(makeReason(reasonOf(item)));
   }
 }
 
 const makeReason = (text) => make("p", { attributes: { class: "reason", dir: "auto" }, text });
+// A line's height for what arrives later, so that no button moves away from under a pointer.
+const makeRoom = () => make("p", { attributes: { class: "reason-room" } });
 
 function slide(cards, old) {
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || old.size === 0) return;
@@ -99,7 +98,7 @@ function makeCard(item, { words, move, actions, share, isSmall }) {
         make("bdi", { attributes: { class: "title", dir: "auto" }, text: name }),
         moveMark(move, words),
       ),
-      explanation && makeReason(explanation),
+      explanation ? makeReason(explanation) : isSmall ? null : makeRoom(),
       make("p", { attributes: { class: "meta" } },
         make("span", { attributes: { class: "chip" }, text: words.sources[item.source] ?? item.source.replaceAll("_", " ") }),
         bar,
