@@ -101,6 +101,11 @@ def test_linked_files_exist(name: str) -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "cluster/deploy/README.md"])
+def test_no_page_holds_the_marks_of_an_unfinished_merge(name: str) -> None:
+    assert re.findall(r"^(?:<{7} |={7}$|>{7} ).*", read(name), re.MULTILINE) == []
+
+
 def test_both_readmes_have_the_same_sections_blocks_and_commands() -> None:
     english, chinese = (FENCE.sub("", read(name)) for name in READMES)
     levels = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in (english, chinese)]
