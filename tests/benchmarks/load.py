@@ -50,13 +50,16 @@ class Load:
         return [item["item_id"] for item in answer.raise_for_status().json()["items"]]
 
     def measure(self, concurrency: int, seconds: float) -> dict[str, Any]:
-        """Return rate, latencies in ms, and each stage's milliseconds."""
+        """Return rate, latencies in ms, each stage's milliseconds, and how many were not answered.
+
+        ``closed`` counts connections that ended before an answer; a client asks again then.
+        """
         return asyncio.run(self._measure(concurrency, seconds))
 
     async def _measure(self, concurrency: int, seconds: float) -> dict[str, Any]:
         times: list[float] = []
         stages: dict[str, list[float]] = {}
-        counts = {"refused": 0, "degraded": 0}
+        counts = {"refused": 0, "degraded": 0, "closed": 0}
         end = time.perf_counter() + seconds
 
         async def visitor(number: int) -> None:
@@ -66,13 +69,21 @@ class Load:
                 user = f"bench-{draw.randrange(NUM_USERS)}"
                 body = json.dumps({"user_id": user, "k": K}).encode()
                 start = time.perf_counter()
-                writer.write(
+                asked = (
                     f"POST /v1/recommend HTTP/1.1\r\nHost: {self.host}\r\n"
                     f"Authorization: Bearer {self.key}\r\nContent-Type: application/json\r\n"
                     f"Content-Length: {len(body)}\r\n\r\n".encode()
                     + body
                 )
-                status, answer = await read_answer(reader)
+                try:
+                    writer.write(asked)
+                    status, answer = await read_answer(reader)
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    # A proxy that takes up new replicas closes what it holds: ask again.
+                    counts["closed"] += 1
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(self.host, self.port)
+                    continue
                 if status != 200:
                     counts["refused"] += 1
                     continue

@@ -57,7 +57,8 @@ def test_replicas_come_with_the_load_and_go_with_it(
             done.set()
             watcher.join()
             print(  # noqa: T201
-                f"{len(found['times'])} lists, {found['refused']} refused, load until {ended:.0f} s"
+                f"{len(found['times'])} lists, {found['refused']} refused, "
+                f"{found['closed']} connections closed, load until {ended:.0f} s"
             )
             for seconds, counts in line:
                 print(f"{seconds:6.1f} s  {counts}")  # noqa: T201

@@ -262,8 +262,13 @@ def test_down_ends_an_endpoint_whose_driver_was_killed(
         own = launcher.processes(cluster)
         names = {process.name() for process in own}
         assert "haproxy" in names
-        listening = launcher.listening(own)
-        assert port in {number for _, number in listening}
+        # HAProxy starts anew for every change of its backends.
+        wait_until(
+            lambda: port in {n for _, n in launcher.listening(launcher.processes(cluster))},
+            within_s=WITHIN_S,
+            what="a process of the cluster listens for the endpoint",
+        )
+        listening = launcher.listening(launcher.processes(cluster))
         assert {host.removeprefix("::ffff:") for host, _ in listening} == {"127.0.0.1"}
         serve.kill()
         serve.wait()
