@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.resources import LAPTOP
-from cluster.runtime import connect, free_port
+from cluster.runtime import connect, free_port, prepare_environment
 from cluster.serve.keys import ensure_admin_key
 from rec.artifacts import write_json
 from rec.data.events import Event
@@ -70,6 +70,7 @@ def histories(item_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
 def run_graph(workspace: str, port: int, environment: Mapping[str, str], stop: Any) -> None:
     """Serve the workspace from a Ray of its own until told to stop."""
     os.environ.update(environment)
+    prepare_environment(os.environ)  # Ray reads its settings when the import brings it
     from cluster.serve.app import serving
 
     with connect(LAPTOP), serving(Path(workspace), profile=LAPTOP, port=port):
