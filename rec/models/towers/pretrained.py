@@ -2,7 +2,9 @@
 
 The encoder reads each item's text, and a language model's first layers read the items: what they
 know about order and attention is where training starts. Two linear maps lead from the towers' width
-into the decoder's and back. Every layer is trained; a decoder is much larger than the other towers.
+into the decoder's and back, and what was read is added to the item itself: without that path,
+layers of random weights had forgotten their users in 3 of 8 seeds (a rate of 5e-3, the tests'
+shop). Every layer is trained; a decoder is much larger than the other towers.
 
 Shapes: B users, L events, D width, H the decoder's width.
 
@@ -38,7 +40,7 @@ class PretrainedTower(nn.Module):
         """Return new states ``(B, L, D)``; see :class:`rec.models.towers.registry.UserTower`."""
         embedded = self.enter(to_front(states, is_event))
         read = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return to_back(self.leave(read), is_event)
+        return states + to_back(self.leave(read), is_event)
 
 
 def _read_layers(model: str, *, num_layers: int, max_length: int) -> tuple[Any, float]:
