@@ -23,6 +23,7 @@ class Asked:
     diversity: NDArray[np.float32]
     exploration: NDArray[np.float64]
     seeds: NDArray[np.int64]
+    keeps_new: NDArray[np.bool_]
 
     def select(self, rows: NDArray[np.int64]) -> "Asked":
         """Return what the users at ``rows`` asked for."""
@@ -42,6 +43,7 @@ class RankedBatch:
         sources: int8 ``(B, k)``, indexes into ``SOURCE_NAMES``; -1 for a pinned item.
         propensities: float64 ``(B, k)``, 1.0 without exploration.
         notes: for each user, why the list is not what was asked for.
+        is_quota: bool ``(B, k)``, the item has the place by the quota of new items alone.
         is_cold: bool ``(B,)``, the user has no events.
         candidates: what the lists were taken from.
     """
@@ -53,6 +55,7 @@ class RankedBatch:
     sources: NDArray[np.int8]
     propensities: NDArray[np.float64]
     notes: tuple[tuple[str, ...], ...]
+    is_quota: NDArray[np.bool_]
     is_cold: NDArray[np.bool_]
     candidates: Found
 
@@ -68,8 +71,10 @@ def join_batches(parts: Sequence[RankedBatch]) -> RankedBatch:
         return parts[0]
     stacked = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("items", "scores", "relevance", "sources", "propensities", "is_cold")
-    }
+        for name in (
+            "items", "scores", "relevance", "sources", "propensities", "is_quota", "is_cold",
+        )
+    }  # fmt: skip
     penalties = {
         name: np.concatenate([part.penalties[name] for part in parts])
         for name in parts[0].penalties

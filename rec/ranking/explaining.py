@@ -25,6 +25,7 @@ from rec.models.inference import embed_histories
 from rec.ranking.attributes import SharedAttributes
 from rec.ranking.features import CANDIDATE_EVENTS
 from rec.ranking.interests import QUERY, Interests, summarise
+from rec.ranking.naming import NEW_ITEM
 from rec.ranking.narrating import Narrator, load_narrator, narrate_items
 from rec.ranking.release import ReleaseFiles
 from rec.ranking.requests import Evidence, Explanation, Language, RankedItem
@@ -110,6 +111,7 @@ class Explainer:
                 source=item.source,
                 is_own=[piece.item_id == item.item_id for piece in evidence],
                 has_history=history.num_events > 0,
+                is_quota=item.terms.get(NEW_ITEM, 0.0) > 0,
             )
             text = explain_in_words(words, evidence, language=spoken)
             explained.append(

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from rec.data.sequences import Sequences
 from rec.ranking.batches import Asked, RankedBatch, pairs_with
 from rec.ranking.composing import Rules, compose
+from rec.ranking.new_items import NewItems
 from rec.ranking.release import ReleaseFiles
 from rec.ranking.reranking import diversify
 from rec.ranking.retrieval import CandidateFinder
@@ -42,6 +43,7 @@ class ListMaker:
         scorer: Scorer,
         pinned: NDArray[np.int64],
         blocked: NDArray[np.int64],
+        new_items: NewItems | None = None,
     ) -> None:
         """Hold what makes lists.
 
@@ -51,6 +53,7 @@ class ListMaker:
             scorer: scores them.
             pinned: item indexes that stand first on every list.
             blocked: item indexes that stand on none.
+            new_items: which have places of their own; ``None`` without a quota.
         """
         self._ranking = files.ranking
         self._embeddings = files.embeddings
@@ -58,11 +61,13 @@ class ListMaker:
         self._scorer = scorer
         self._pinned = pinned
         self._blocked = blocked
+        self._new_items = new_items
         cap = self._ranking.category_cap
         self._rules = Rules(
             categories=[] if cap is None else files.items["category"].fill_null([]).to_list(),
             category_cap=cap,
             exploration_head=self._ranking.exploration_head,
+            new_item_places=self._ranking.new_item_places,
         )
 
     def make(
@@ -94,16 +99,24 @@ class ListMaker:
         is_hidden = histories.is_item & asked.hides_seen[rows]
         seen = np.stack([rows[is_hidden], histories.tokens[is_hidden].astype(np.int64)])
         ruled_out = [pairs_with(num_users, items) for items in (self._blocked, self._pinned)]
+        hidden = np.concatenate([seen, excluded, *ruled_out], axis=1)
         found = self._finder.find(
             histories,
             users,
             # A cap passes over candidates: more of them must be there.
             k=width if self._ranking.category_cap is None else width * _CAP_FACTOR,
             hides_seen=asked.hides_seen,
-            hidden=np.concatenate([seen, excluded, *ruled_out], axis=1),
+            hidden=hidden,
             allowed=allowed,
             lifts=lifts,
         )
+        is_new = None if self._new_items is None else self._new_items.is_new()
+        if is_new is not None and is_new.any() and asked.keeps_new.any():
+            new = self._finder.find(
+                histories, users, k=width, hides_seen=asked.hides_seen, hidden=hidden,
+                allowed=is_new if allowed is None else is_new & allowed, lifts=lifts,
+            )  # fmt: skip
+            found = found.joined(new)
         num_pinned = np.zeros(num_users, dtype=np.int64)
         if len(self._pinned):
             pins = self._finder.find_given(
@@ -127,6 +140,9 @@ class ListMaker:
             exploration=asked.exploration,
             seeds=asked.seeds,
             rules=self._rules,
+            is_new=None
+            if is_new is None
+            else is_new[found.items.numpy() - 1] & asked.keeps_new[:, None],
         )
         notes = composed.notes
         if len(self._pinned):
@@ -143,8 +159,9 @@ class ListMaker:
             return picked
 
         items = cut(found.items)
-        if self._scorer.ledger is not None:
-            self._scorer.ledger.add(items)
+        for ledger in (self._scorer.ledger, self._new_items):
+            if ledger is not None:
+                ledger.add(items)
         return RankedBatch(
             items=_widen(items, width),
             scores=_widen(cut(scored.scores), width),
@@ -153,6 +170,7 @@ class ListMaker:
             sources=_widen(cut(found.sources), width),
             propensities=_widen(composed.propensities, width, fill=1.0),
             notes=notes,
+            is_quota=_widen(composed.is_quota, width),
             is_cold=histories.lengths == 0,
             candidates=found,
         )

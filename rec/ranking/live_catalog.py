@@ -117,7 +117,9 @@ class LiveRecommender:
                 files = extend_files(
                     self._files, list(self._newest.values()), projection=self._projection
                 )
-                self._recommender = Recommender(files, release=self.release)
+                self._recommender = Recommender(
+                    files, release=self.release, times_shown=self._recommender.times_shown
+                )
                 self._seq = fresh[-1].seq
         return self._recommender
 

@@ -17,6 +17,8 @@ from rec.ranking.requests import RankedItem
 from rec.ranking.searching import FoundTexts
 
 PINNED = "pinned"
+NEW_ITEM = "new_item"
+"""Term of an item: 1 where it has its place by the quota of new items, not by its score."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,8 +38,11 @@ class Names:
         known = [self.index_of[item_id] for item_id in item_ids if item_id in self.index_of]
         return np.asarray(list(dict.fromkeys(known)), dtype=np.int64)
 
-    def of_list(self, ranked: RankedBatch, row: int, *, k: int) -> tuple[RankedItem, ...]:
-        """Return a user's list, at most ``k`` places of it."""
+    def of_list(
+        self, ranked: RankedBatch, row: int, *, k: int, has_quota: bool = False
+    ) -> tuple[RankedItem, ...]:
+        """Return a user's list, at most ``k`` places of it; with a quota, who has it says so."""
+        quotas = ranked.is_quota[row].astype(np.float64)
         return tuple(
             self._item(
                 item,
@@ -47,6 +52,7 @@ class Names:
                 propensity=float(ranked.propensities[row, place]),
                 relevance=float(ranked.relevance[row, place]),
                 **{name: float(value[row, place]) for name, value in ranked.penalties.items()},
+                **({NEW_ITEM: float(quotas[place])} if has_quota else {}),
             )
             for place, item in enumerate(ranked.items[row, :k].tolist())
             if item > 0

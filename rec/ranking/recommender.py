@@ -33,6 +33,7 @@ from rec.ranking.interests import Interests
 from rec.ranking.listing import ListMaker
 from rec.ranking.naming import Names
 from rec.ranking.narrating import Narrator
+from rec.ranking.new_items import NewItems
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import Language, RankedList, Request, SearchRequest
@@ -46,13 +47,22 @@ PROFILE_UNKNOWN = "profile_unknown"
 EXPLORATION_OFF = "exploration_off"
 """The release draws nothing, although the request asked for it."""
 _LEDGER_USERS = 16
-"""Lists made before the exposure ledger is read again: few, or a whole batch over-corrects."""
+"""Lists made before the ledgers of exposure are read again: few, or a whole batch over-corrects."""
 
 
 class Recommender:
     """Answer requests from one release."""
 
-    def __init__(self, files: ReleaseFiles, *, release: str) -> None:
+    def __init__(
+        self, files: ReleaseFiles, *, release: str, times_shown: NDArray[np.int64] | None = None
+    ) -> None:
+        """Hold a release.
+
+        Args:
+            files: its content.
+            release: its name.
+            times_shown: ``times_shown`` of the recommender that this one goes on for.
+        """
         self.release = release
         self.files = files
         self.ranking = files.ranking
@@ -78,12 +88,14 @@ class Recommender:
             self._segments = Segments(files.segments, num_items=len(counts), counts=counts)
         self._explainer = Explainer(files, self._finder)
         self._blocked = self._names.of_rule("blocked", self.ranking.blocked)
+        self._new_items = _new_items(files, times_shown)
         self._lists = ListMaker(
             files,
             finder=self._finder,
             scorer=self._scorer,
             pinned=self._names.of_rule("pinned", self.ranking.pinned),
             blocked=self._blocked,
+            new_items=self._new_items,
         )
 
     @classmethod
@@ -139,10 +151,14 @@ class Recommender:
             excluded=batch.excluded,
             allowed=self._filters.allowed(requests),
             profiles=[request.profile for request in requests],
+            # Who names the candidates wants them in order, and nothing else.
+            keeps_new=np.asarray([request.candidates is None for request in requests]),
         )
         lists = []
         for row, request in enumerate(requests):
-            items = self._names.of_list(ranked, row, k=request.k)
+            items = self._names.of_list(
+                ranked, row, k=request.k, has_quota=self._new_items is not None
+            )
             if request.explain:
                 seen = request.exclude_seen
                 items = self._explainer.explain(
@@ -200,6 +216,7 @@ class Recommender:
         excluded: NDArray[np.int64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
         profiles: Sequence[Profile] | None = None,
+        keeps_new: NDArray[np.bool_] | bool = True,
     ) -> RankedBatch:
         """Return the lists of all histories.
 
@@ -219,9 +236,12 @@ class Recommender:
             allowed: bool ``(V,)`` or ``(B, V)``.
             profiles: attributes of each user; they choose the segment whose popularity a user
                 without events gets.
+            keeps_new: whether new items have places of their own, per user or for all; they have
+                none where the release has no quota.
         """
         num_users = histories.num_users
-        block = _LEDGER_USERS if self._scorer.ledger is not None else max(1, num_users)
+        counts_lists = self._scorer.ledger is not None or self._new_items is not None
+        block = _LEDGER_USERS if counts_lists else max(1, num_users)
         # One place more than there are items is enough to say that they are fewer.
         most = len(self.item_ids) + 1
         places = np.broadcast_to(np.minimum(np.asarray(k, dtype=np.int64), most), num_users)
@@ -235,6 +255,7 @@ class Recommender:
             diversity=np.broadcast_to(np.asarray(spread, dtype=np.float32), num_users),
             exploration=np.broadcast_to(np.asarray(exploration, dtype=np.float64), num_users),
             seeds=np.broadcast_to(np.asarray(seeds, dtype=np.int64), num_users),
+            keeps_new=np.broadcast_to(np.asarray(keeps_new, dtype=np.bool_), num_users),
         )
         nothing = np.zeros((3, 0), dtype=np.int64)
         pairs = nothing[:2] if excluded is None else excluded
@@ -278,6 +299,11 @@ class Recommender:
             items=self.files.embeddings,
             query_embeddings=query_embeddings,
         )
+
+    @property
+    def times_shown(self) -> NDArray[np.int64] | None:
+        """Return on how many lists each item stood, int64 ``(V,)``; ``None`` without a quota."""
+        return None if self._new_items is None else self._new_items.shown
 
     def popularity_of(self, items: Tensor) -> NDArray[np.float32]:
         """Return the standardised popularity of items, of any shape; 0 for item 0."""
@@ -340,6 +366,18 @@ class Recommender:
             )
             for row, request in enumerate(requests)
         ]
+
+
+def _new_items(files: ReleaseFiles, shown: NDArray[np.int64] | None) -> NewItems | None:
+    ranking = files.ranking
+    if not ranking.new_item_places:
+        return None
+    return NewItems(
+        files.counts.sort("item_index")["count"].to_numpy(),
+        max_events=ranking.new_item_events,
+        max_impressions=ranking.new_item_impressions,
+        shown=shown,
+    )
 
 
 def _choices(requests: Sequence[Request], name: str, default: float | bool) -> NDArray[Any]:

@@ -92,6 +92,13 @@ class RankingConfig:
     """Draw nothing, whatever a class or a request asks for."""
     exploration_head: int = 3
     """Positions at the top that exploration never touches."""
+    new_item_places: int = 0
+    """Last places of a list kept for new items, so that they can earn feedback; at most half of
+    those that are not pinned. Above 0 each list looks for candidates twice."""
+    new_item_events: int = 5
+    """An item with fewer events in the log is new."""
+    new_item_impressions: int = 200
+    """Lists on which a new item may stand before its quota is used up, by release and replica."""
     narrator: str | None = None
     """Causal language model that words explanations and interests, checked against the evidence:
     ``package:NAME``, a folder or a hub name. Templates alone if absent."""
@@ -121,6 +128,14 @@ class RankingConfig:
             raise ConfigError(
                 f"--ranking.narrator-seconds must be in (0, 600], got {self.narrator_seconds}"
             )
+        for name, least in (
+            ("new_item_places", 0), ("new_item_events", 1), ("new_item_impressions", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"--ranking.{name.replace('_', '-')} must be >= {least}, "
+                    f"got {getattr(self, name)}"
+                )
         self._class_epsilons()
         both = sorted(set(self.pinned) & set(self.blocked))
         if both:

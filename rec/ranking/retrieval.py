@@ -56,6 +56,17 @@ class Found:
             sources=torch.cat([self.sources, others.sources], dim=1),
         )
 
+    def joined(self, others: "Found") -> "Found":
+        """Return these candidates and behind them others, of the same users, each item once."""
+        is_known = (others.items.unsqueeze(2) == self.items.unsqueeze(1)).any(dim=2)
+        return self.before(
+            Found(
+                items=others.items.masked_fill(is_known, 0),
+                relevance=others.relevance.masked_fill(is_known, float("-inf")),
+                sources=others.sources,
+            )
+        )
+
     @staticmethod
     def stack(parts: Sequence["Found"]) -> "Found":
         """Return the candidates of consecutive users as one batch."""

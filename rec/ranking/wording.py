@@ -31,12 +31,14 @@ class Words:
         source: what proposed it.
         is_own: for each piece of evidence, whether it is the listed item itself.
         has_history: whether the user has any events.
+        is_quota: it has its place by the quota of new items.
     """
 
     title: str
     source: str
     is_own: Sequence[bool]
     has_history: bool
+    is_quota: bool = False
 
 
 def quotable(text: str) -> str:
@@ -163,6 +165,8 @@ def _without_evidence(words: Words, language: Language) -> str:
         return "店铺推荐。" if language == "zh" else "Chosen by the shop."
     if words.source == "segment":
         return "受与您相似的用户欢迎。" if language == "zh" else "Popular with users like you."
+    if words.is_quota:
+        return "接触过它的用户还不多。" if language == "zh" else "Few users have had it yet."
     if not words.has_history or words.source in _POPULAR:
         return "受其他用户欢迎。" if language == "zh" else "Popular with other users."
     if language == "zh":
