@@ -134,16 +134,20 @@ def checkpoint_fingerprint(folder: Path, identity: str) -> str:
     return hashlib.sha256(json.dumps([digests, identity]).encode()).hexdigest()[:16]
 
 
-def find_checkpoint(model: str) -> Path:
+def find_checkpoint(model: str, flag: str = "--encoder.model") -> Path:
     """Return the folder of ``package:NAME``, a folder, or a name on the Hugging Face hub.
 
     A hub name is downloaded; its formats other than safetensors stay where they are.
+
+    Args:
+        model: which.
+        flag: what an error names.
 
     Raises:
         ConfigError: it is none of them, or has no model.
     """
     if model.startswith("package:"):
-        return _package_folder(model)
+        return _package_folder(model, flag)
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download  # only for hub names
@@ -155,23 +159,23 @@ def find_checkpoint(model: str) -> Path:
     except Exception as error:
         detail = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"--encoder.model {model}: no such folder, and the hub did not give it ({detail}): "
+            f"{flag} {model}: no such folder, and the hub did not give it ({detail}): "
             "name a local folder or package:NAME"
         ) from error
 
 
-def _package_folder(model: str) -> Path:
+def _package_folder(model: str, flag: str) -> Path:
     name = model.removeprefix("package:")
     found = find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
-            f"--encoder.model {model}: package {name} is not installed: pip install it, "
+            f"{flag} {model}: package {name} is not installed: pip install it, "
             "or choose another model"
         )
     folder = Path(found.submodule_search_locations[0])
     configs = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
     if not configs:
-        raise ConfigError(f"--encoder.model {model}: no config.json below {folder}")
+        raise ConfigError(f"{flag} {model}: no config.json below {folder}")
     return configs[0].parent
 
 

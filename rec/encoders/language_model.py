@@ -140,7 +140,7 @@ def _find(model: str, name: str) -> tuple[Path, Path | None]:
                 )
             check_folder(folder, flag)
             return folder, files[0]
-    folder = find_checkpoint(model)
+    folder = find_checkpoint(model, name)
     model_type = read_checkpoint(folder).model_type
     if model_type not in DECODER_ONLY:
         raise ConfigError(

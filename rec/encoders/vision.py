@@ -54,7 +54,7 @@ class VisionEncoder:
             raise ConfigError(
                 f"{FLAG} {model}: Pillow is not installed: pip install nextray[images]"
             )
-        folder = find_checkpoint(model)
+        folder = find_checkpoint(model, FLAG)
         self.fingerprint = vision_fingerprint(model)
         self._is_pooled = _model_type(folder) in POOLED
         self._batch_size = batch_size
@@ -97,7 +97,7 @@ def vision_fingerprint(model: str) -> str:
     Raises:
         ConfigError: as :class:`VisionEncoder`.
     """
-    folder = find_checkpoint(model)
+    folder = find_checkpoint(model, FLAG)
     _model_type(folder)
     files = [*sorted(folder.glob("*.safetensors")), folder / "config.json", folder / PROCESSOR_FILE]
     digests = [file_sha256(path) for path in files]

@@ -188,5 +188,5 @@ def test_settings_out_of_range_and_models_that_are_not_there_are_refused(
         with pytest.raises(ConfigError, match="must be in"):
             RankingConfig(**values)
     ranking = replace(plain.ranking, narrator="package:nobody_has_this")
-    with pytest.raises(ConfigError, match="nobody_has_this"):
+    with pytest.raises(ConfigError, match=r"--ranking\.narrator package:nobody_has_this"):
         Recommender(replace(plain.files, ranking=ranking), release="none")

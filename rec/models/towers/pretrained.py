@@ -56,7 +56,7 @@ def _read_layers(model: str, *, num_layers: int, max_length: int) -> tuple[Any, 
 
     flag = f"--model.decoder {model}"
     try:
-        folder = find_checkpoint(model)
+        folder = find_checkpoint(model, "--model.decoder")
         family = read_checkpoint(folder).model_type
     except ConfigError as error:
         raise ConfigError(str(error).replace("--encoder.model", "--model.decoder")) from error
