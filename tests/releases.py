@@ -14,6 +14,8 @@ from rec.artifacts import file_sha256, latest_artifact, write_artifact, write_js
 from rec.data.items import CATALOG_FILE
 from rec.data.sequences import build_sequences, save_part, save_vocabulary
 from rec.encoders import EncoderConfig, choose_encoder, load_encoder
+from rec.encoders.images import IMAGE_COLUMN
+from rec.models.image_fusion import ItemImages
 from rec.models.inference import embed_items
 from rec.models.sequence_model import ModelConfig, SequenceModel
 from rec.ranking.current import read_current
@@ -21,6 +23,8 @@ from rec.ranking.release import RELEASE_FILE, RankingConfig, ReleaseFiles, write
 from rec.stages.indexing import count_table
 
 NUM_ITEMS = 60
+IMAGELESS = 10
+"""Items without an image in a release that has images."""
 NUM_USERS = 8
 START_MS = 1_700_000_000_000
 COLOURS = ("red", "blue", "green", "black", "红色", "蓝色")
@@ -35,6 +39,7 @@ def make_release(
     titles: Mapping[str, str] | None = None,
     num_items: int = NUM_ITEMS,
     ranking: RankingConfig | None = None,
+    image_width: int | None = None,
 ) -> Path:
     """Return the folder of a release of 60 items, made current; users ``user-0`` .. ``user-7``.
 
@@ -45,6 +50,7 @@ def make_release(
         num_items: how many; above 60 their titles get a number.
         titles: other titles for some, by the title that they have else.
         ranking: how lists are made.
+        image_width: of the image embeddings of all items but the first ten; no images if absent.
     """
     names = names or {}
     torch.manual_seed(0)
@@ -82,8 +88,23 @@ def make_release(
     titles = items["title"].to_list()
     text = np.concatenate([np.zeros((1, encoder.width), np.float32), encoder.encode(titles)])
     config = ModelConfig(width=16, num_layers=1, max_length=12)
+    images = None
+    if image_width is not None:
+        pictures = random.normal(size=(num_items, image_width)).astype(np.float32)
+        pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
+        pictures[:IMAGELESS] = 0
+        column = [row.tolist() if row.any() else None for row in pictures]
+        items = items.with_columns(pl.Series(IMAGE_COLUMN, column, dtype=pl.List(pl.Float32)))
+        padded = torch.from_numpy(
+            np.concatenate([np.zeros((1, image_width), np.float32), pictures])
+        )
+        images = ItemImages(embeddings=padded, is_present=padded.any(dim=1))
     model = SequenceModel(
-        torch.from_numpy(text), num_items=num_items, num_event_types=len(types), config=config
+        torch.from_numpy(text),
+        num_items=num_items,
+        num_event_types=len(types),
+        config=config,
+        images=images,
     ).eval()
     files = ReleaseFiles(
         items=items,

@@ -202,6 +202,10 @@ class ItemBody(BaseModel):
     text: Annotated[str, Field(max_length=20_000)] = ""
     category: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
     tags: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
+    image_embedding: (
+        Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=8192)] | None
+    ) = None
+    """Of the model that made the catalog's; refused where the catalog has none."""
 
 
 class ItemAnswer(BaseModel):

@@ -8,12 +8,14 @@ from pathlib import Path
 import polars as pl
 
 from rec.artifacts import read_artifact
+from rec.encoders.images import IMAGE_COLUMN
 from rec.ranking.release import (
     ENCODER_FILE,
     ITEMS_FILE,
     POPULARITY_FILE,
     RELEASE_FILE,
     SEGMENTS_FILE,
+    read_image_width,
 )
 from rec.ranking.requests import RankedItem, Request
 from rec.stages.catalog import USERS_FILE
@@ -34,6 +36,8 @@ class ServedRelease:
     """``item_id, title, cold_score``, best cold start first."""
     schema: Mapping[str, pl.DataType]
     """Types of the catalog's columns, which a new item must keep."""
+    image_width: int | None
+    """Numbers of an image embedding that a new item may have; ``None`` where it may have none."""
     attributes: Path | None
     """The catalog's table of users, where their attributes say what new users like."""
     encoder_model: str
@@ -50,6 +54,7 @@ class ServedRelease:
         encoder = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         settings = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
         popular = pl.read_parquet(folder / POPULARITY_FILE)
+        schema = pl.read_parquet_schema(folder / ITEMS_FILE)
         return cls(
             name=folder.name,
             fingerprint=settings["fingerprint"],
@@ -58,7 +63,8 @@ class ServedRelease:
             counts_shown=settings["ranking"]["repetition_weight"] > 0,
             item_ids=frozenset(popular["item_id"].to_list()),
             popular=popular.select("item_id", "title", "cold_score"),
-            schema=pl.read_parquet_schema(folder / ITEMS_FILE),
+            schema=schema,
+            image_width=read_image_width(folder) if IMAGE_COLUMN in schema else None,
             attributes=_attributes(folder),
             encoder_model=encoder["model"],
             template=encoder["template"],

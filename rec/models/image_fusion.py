@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemImages:
-    """Hold what is known of the items' images, row 0 = padding."""
+    """Hold what is known of the images of a catalog, row 0 = padding, or of some items."""
 
     embeddings: Tensor
     """float32 ``(1 + V, D_image)``; zeros where there is none."""
@@ -51,13 +51,23 @@ class ImageFusion(nn.Module):
 
         Row 0 has no image.
         """
-        image = self.adapter(self.embeddings[rows])
-        gate = torch.sigmoid(self.gate(torch.cat([text, image], dim=-1)))
         is_present = self.is_present[rows]
         has_text = torch.ones_like(is_present)
         if self.training and self.dropout > 0:
             draw = torch.rand(rows.shape, device=rows.device)
             has_text = ~is_present | (draw >= self.dropout)
             is_present = is_present & (draw < 1 - self.dropout)
-        fused: Tensor = text * has_text.unsqueeze(-1) + gate * image * is_present.unsqueeze(-1)
+        images = ItemImages(embeddings=self.embeddings[rows], is_present=is_present)
+        return self._fuse(text, images, has_text)
+
+    def add(self, text: Tensor, images: ItemImages) -> Tensor:
+        """Return texts ``(N, D)`` with given images ``(N, D_image)``, in evaluation mode."""
+        return self._fuse(text, images, torch.ones_like(images.is_present))
+
+    def _fuse(self, text: Tensor, images: ItemImages, has_text: Tensor) -> Tensor:
+        image = self.adapter(images.embeddings)
+        gate = torch.sigmoid(self.gate(torch.cat([text, image], dim=-1)))
+        fused: Tensor = text * has_text.unsqueeze(-1) + (
+            gate * image * images.is_present.unsqueeze(-1)
+        )
         return fused

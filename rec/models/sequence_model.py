@@ -130,18 +130,30 @@ class ItemTower(nn.Module):
             residual = residual * keep.unsqueeze(-1)
         return F.normalize(embedded + residual, dim=-1)
 
-    def embed_text(self, text: Tensor) -> Tensor:
-        """Return e of text embeddings alone ``(N, D_text)``, as for a cold item or a query."""
-        return F.normalize(self._adapt(text), dim=-1)
+    def embed_text(self, text: Tensor, images: ItemImages | None = None) -> Tensor:
+        """Return e of text embeddings ``(N, D_text)``, as for a cold item or a query.
 
-    def embed_known(self, text: Tensor, tokens: Tensor) -> Tensor:
+        Args:
+            text: what was read.
+            images: of the same items, where the tower sees images; without, the text is alone.
+        """
+        embedded = self._adapt(text)
+        if self.fusion is not None and images is not None:
+            embedded = self.fusion.add(embedded, images)
+        return F.normalize(embedded, dim=-1)
+
+    def embed_known(self, text: Tensor, tokens: Tensor, images: ItemImages | None = None) -> Tensor:
         """Return e of items ``(N,)`` whose texts are now ``(N, D_text)``, in evaluation mode.
 
-        Their images stay what they were.
+        Their images are what they were, unless others are given.
         """
         embedded = self._adapt(text)
         if self.fusion is not None:
-            embedded = self.fusion(embedded, tokens)
+            embedded = (
+                self.fusion(embedded, tokens)
+                if images is None
+                else self.fusion.add(embedded, images)
+            )
         residual = 0.0 if self.residual is None else self.residual(tokens)
         return F.normalize(embedded + residual, dim=-1)
 

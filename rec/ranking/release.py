@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -256,6 +257,14 @@ def write_release_files(folder: Path, files: ReleaseFiles) -> None:
     if files.ranker is not None and files.tables is not None:
         save_tables(files.tables, folder / SOURCES_FILE)
         save_ranker(files.ranker, folder)
+
+
+def read_image_width(folder: Path) -> int | None:
+    """Return the width of a release's image embeddings, ``None`` where its towers see none."""
+    with safe_open(folder / EMBEDDINGS_FILE, framework="numpy") as tensors:
+        if _IMAGES not in tensors.keys():  # noqa: SIM118 - it is no dictionary
+            return None
+        return int(tensors.get_slice(_IMAGES).get_shape()[1])
 
 
 def read_release_files(folder: Path) -> ReleaseFiles:

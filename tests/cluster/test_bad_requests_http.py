@@ -66,6 +66,16 @@ BAD: dict[str, tuple[str, str, str, Any, int]] = {
     "negative": ("admin", "POST", "/v1/recommend", {"k": -1}, 422),
     "no number": ("admin", "POST", "/v1/recommend", b'{"k": 1, "diversity": NaN}', 422),
     "unknown filter": ("admin", "POST", "/v1/recommend", {"filters": {"nothing": ["x"]}}, 422),
+    "image that nothing sees": (
+        *("admin", "PUT", "/v1/items/new"),
+        {"title": "lamp", "image_embedding": [1.0, 2.0]},
+        422,
+    ),
+    "image of no numbers": (
+        *("admin", "PUT", "/v1/items/new"),
+        b'{"title": "lamp", "image_embedding": [1, NaN]}',
+        422,
+    ),
     "long query": ("admin", "POST", "/v1/search", {"query": "word " * 50_000}, 422),
     "many candidates": (
         *("admin", "POST", "/v1/rerank"),

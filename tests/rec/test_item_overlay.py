@@ -1,5 +1,6 @@
 """What was put and deleted while serving is in the next catalog, and is not applied twice."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 from rec.artifacts import read_artifact
 from rec.data.cleaning import CleaningConfig
+from rec.encoders.images import read_image_embeddings
 from rec.errors import DataError
 from rec.ranking.event_log import LOG_FILE, EventLog
 from rec.ranking.item_changes import ItemChange, ItemChanges
+from rec.ranking.item_rows import clean_item
 from rec.stages.ingesting import ingest
 from rec.stages.item_overlay import read_overlay
 from rec.stages.preparation import Prepared, prepare
@@ -78,6 +81,31 @@ def test_changes_are_taken_over_once_ingested(shop: Shop) -> None:
     # Events on an item that is gone are quarantined with their reason, like any unknown item's.
     assert prepared.events.counts["kept"] == 4
     assert shop.prepare().is_skipped
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_image_embedding_that_was_put_is_in_the_next_catalog(
+    tmp_path: Path, *, as_text: bool
+) -> None:
+    """Beside those of the files, whether they are lists or, from CSV, JSON text."""
+    shop = Shop(tmp_path)
+    images: list[object] = [[0.0, 2.0], None, None]
+    rows = pl.read_parquet(shop.items)
+    if as_text:
+        images = [None if image is None else json.dumps(image) for image in images]
+    column = pl.Series(
+        "image_embedding", images, dtype=pl.String if as_text else pl.List(pl.Float32)
+    )
+    rows.with_columns(column).write_parquet(shop.items)
+    schema = pl.read_parquet_schema(shop.items)
+    values = {"title": "Umbrella", "image_embedding": [3.0, 4.0]}
+    shop.change("d", clean_item("d", values, schema=schema, image_width=2))
+    ingest(shop.workspace)
+    images_found = read_image_embeddings(
+        pl.read_parquet(shop.prepare().catalog.path / "items.parquet")
+    )
+    assert images_found is not None
+    np.testing.assert_allclose(images_found.embeddings, [[0, 1], [0, 0], [0, 0], [0.6, 0.8]])
 
 
 def test_later_change_wins_and_a_deleted_item_can_come_back(shop: Shop) -> None:

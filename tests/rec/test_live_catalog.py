@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from rec.data.events import Event
 from rec.encoders import load_encoder
@@ -15,9 +16,9 @@ from rec.ranking.item_changes import ItemChange, ItemChanges
 from rec.ranking.item_rows import clean_item, render_item
 from rec.ranking.live_catalog import LiveRecommender, TextProjection, extend_files
 from rec.ranking.recommender import Recommender
-from rec.ranking.release import ReleaseFiles, read_release_files
+from rec.ranking.release import ReleaseFiles, read_image_width, read_release_files
 from rec.ranking.requests import Request, SearchRequest
-from tests.releases import make_release
+from tests.releases import IMAGELESS, make_release
 
 NEW = "new-1"
 
@@ -30,9 +31,11 @@ class Shop:
         self.changes = ItemChanges(EventLog(workspace / LOG_FILE))
         self.live = LiveRecommender(self.files, release="r", changes=self.changes, through=0)
         self.encoder = load_encoder(dict(self.files.encoder))
+        self.image_width = read_image_width(release)
 
     def put(self, item_id: str, **values: object) -> None:
-        item = clean_item(item_id, values, schema=self.files.items.schema)
+        width = self.image_width
+        item = clean_item(item_id, values, schema=self.files.items.schema, image_width=width)
         text = render_item(item, self.files.encoder["template"])
         self.changes.append(
             [
@@ -73,6 +76,68 @@ def ranked_shop(released_workspace: Path, tmp_path: Path) -> Shop:
     found = Shop(tmp_path, current_release(released_workspace))
     assert found.files.tables is not None
     return found
+
+
+def e_i(shop: Shop, item_id: str) -> torch.Tensor:
+    files = shop.live.follow().files
+    return files.embeddings[files.items["item_id"].to_list().index(item_id)]
+
+
+IMAGE_WIDTH = 6
+
+
+def test_image_that_is_put_counts_as_one_of_the_catalog(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, make_release(tmp_path, image_width=IMAGE_WIDTH))
+    model = shop.files.items
+    with_image, without = (model.row(n, named=True) for n in (IMAGELESS, 0))
+    said = {name: with_image[name] for name in ("title", "text", "category", "colour")}
+    # Twice as long: what counts is where it points.
+    twice = [2 * number for number in with_image["image_embedding"]]
+    again = ItemChange(
+        item_id=with_image["item_id"],
+        timestamp_ms=1,
+        item={**said, "image_embedding": twice},
+        embedding=shop.files.text[IMAGELESS + 1].numpy(),
+        fingerprint=shop.files.fingerprint,
+    )
+    same = extend_files(shop.files, [again], projection=None)
+    torch.testing.assert_close(same.embeddings, shop.files.embeddings)
+    shop.put(with_image["item_id"], **said, image_embedding=twice)
+    before, of_text = e_i(shop, with_image["item_id"]), e_i(shop, without["item_id"])
+    shop.put(with_image["item_id"], **said)
+    assert (e_i(shop, with_image["item_id"]) - before).norm() > 1e-3
+    shop.put(without["item_id"], title=without["title"], text=without["text"],
+             category=without["category"], image_embedding=twice)  # fmt: skip
+    assert (e_i(shop, without["item_id"]) - of_text).norm() > 1e-3
+    shop.put(NEW, title="lamp", image_embedding=twice)
+    shop.put("new-2", title="lamp")
+    shop.put("new-3", title="lamp", image_embedding=[0.0] * IMAGE_WIDTH)
+    assert (e_i(shop, NEW) - e_i(shop, "new-2")).norm() > 1e-3
+    torch.testing.assert_close(e_i(shop, "new-3"), e_i(shop, "new-2"))
+
+
+def test_image_of_another_release_leaves_the_item_to_its_text(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, make_release(tmp_path, image_width=IMAGE_WIDTH))
+    shop.image_width = 2
+    shop.put(NEW, title="lamp", image_embedding=[1.0, 2.0])
+    shop.put("new-2", title="lamp")
+    torch.testing.assert_close(e_i(shop, NEW), e_i(shop, "new-2"))
+
+
+@pytest.mark.parametrize(
+    ("width", "image", "message"),
+    [
+        (None, [1.0], "expected no image_embedding: the release"),
+        (IMAGE_WIDTH, [1.0], "to be 6 finite numbers, as the catalog's, got 1"),
+        (IMAGE_WIDTH, [float("inf")] * IMAGE_WIDTH, "6 finite numbers"),
+    ],
+)
+def test_image_that_a_release_cannot_use_is_refused(
+    tmp_path: Path, width: int | None, image: list[float], message: str
+) -> None:
+    shop = Shop(tmp_path, make_release(tmp_path, image_width=width))
+    with pytest.raises(DataError, match=message):
+        shop.put(NEW, title="lamp", image_embedding=image)
 
 
 def view(item_id: str) -> Event:

@@ -53,13 +53,14 @@ async def put_item(
 ) -> ItemAnswer:
     """Add an item or replace it whole; durable before the answer.
 
-    The next answer of every replica can hold it, by its text alone. It stays in force over the
-    items' files in later releases.
+    The next answer of every replica can hold it, by its text, and by its image embedding where the
+    release sees images. It stays in force over the items' files in later releases.
     """
     values = {**body.model_dump(exclude_unset=True)}
     for reserved in ("item_id", "item_index"):
         values.pop(reserved, None)
-    item = clean_item(item_id, values, schema=state.release.schema)
+    release = state.release
+    item = clean_item(item_id, values, schema=release.schema, image_width=release.image_width)
     is_known = item_id in state.known_items()
     text = render_item(item, state.release.template)
     try:
