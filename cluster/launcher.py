@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from cluster import haproxy
 from cluster.resources import Profile, object_store_bytes
 from cluster.runtime import (
-    HAPROXY_PORTS,
     SELF,
     STAY_LOCAL,
     check_ray,
@@ -130,7 +130,8 @@ def start(
     temp = _temp_folder(keep_state)
     environment[MARK] = mark
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    environment |= {name: str(free_port()) for name in (*HAPROXY_PORTS, *_METRICS_PORTS)}
+    environment |= {name: str(free_port()) for name in (*haproxy.PORTS, *_METRICS_PORTS)}
+    environment |= haproxy.on_loopback(temp, environment)
     environment |= STAY_LOCAL if node_address == SELF else _several_hosts(node_address)
     if keep_state is not None:
         keep_state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,7 +224,7 @@ def stop(folder: Path) -> Stopped | None:
     if cluster is None:
         return None
     own = processes(cluster)
-    ports = listening(own)
+    ports, before = listening(own), _listeners()
     for process in own:
         _signal(process.terminate)
     psutil.wait_procs(own, timeout=ASK_S)
@@ -235,7 +236,7 @@ def stop(folder: Path) -> Stopped | None:
             killed.add(process.pid)
             _signal(process.kill)
         psutil.wait_procs(left, timeout=1)
-    open_ports = [port for host, port in ports if not _is_released(host, port)]
+    open_ports = [port for host, port in ports if not _is_released(host, port, before)]
     if left or open_ports:
         pids = ", ".join(str(process.pid) for process in left) or "none"
         raise ConfigError(
@@ -265,8 +266,11 @@ def _run_ray_start(options: Sequence[str], environment: Mapping[str, str]) -> No
                 timeout=START_WITHIN_S,
                 check=False,
             ).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(
+                f"Ray did not start within {START_WITHIN_S} s: run `nextray doctor`, and try again "
+                "when the machine is less busy"
+            ) from error
         log.seek(0)
         text = log.read().decode(errors="replace")
     if code:
@@ -310,9 +314,25 @@ def _take(host: str, port: int) -> int:
     return port if is_free(host, port) else free_port()
 
 
-def _is_released(host: str, port: int) -> bool:
+def _listeners() -> set[tuple[int | None, int]]:
+    """Return the processes that listen on this machine, and on which TCP ports."""
+    return {
+        (entry.pid, entry.laddr.port)
+        for entry in psutil.net_connections(kind="tcp")
+        if entry.status == psutil.CONN_LISTEN
+    }
+
+
+def _is_released(host: str, port: int, before: Set[tuple[int | None, int]]) -> bool:
+    """Return whether nobody who listened on a port ``before`` still does.
+
+    Another Ray of the machine may take a port as soon as we have left it.
+    """
     deadline = time.monotonic() + ASK_S
     while not is_free("" if host in _ALL_HOSTS else host.removeprefix("::ffff:"), port):
+        now = {entry for entry in _listeners() if entry[1] == port}
+        if now and now.isdisjoint(before):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)

@@ -9,11 +9,12 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster import haproxy
 from cluster.resources import Profile
 from rec.errors import ConfigError
 
@@ -46,8 +47,6 @@ SELF = "127.0.0.1"
 """Where ``nextray up`` listens: the one address at which Ray binds nothing else."""
 STAY_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Keeps Ray from turning that address into the machine's public one, on any system."""
-HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
-"""HAProxy's side ports, fixed by default: two services on one machine would collide."""
 PATIENCE = 15
 """Niceness of training: a twentieth of a core where somebody else wants it, all of it else."""
 PRIVATE_PORTS = range(20_000, 30_000)
@@ -75,9 +74,12 @@ def connect(profile: Profile) -> Iterator[None]:
         yield
         ray.shutdown()
         return
-    for name in HAPROXY_PORTS:
+    for name in haproxy.PORTS:
         os.environ[name] = str(free_port())
-    with tempfile.TemporaryDirectory(prefix="nextray-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="nextray-", ignore_cleanup_errors=True) as folder,
+        _set(haproxy.on_loopback(Path(folder), os.environ)),
+    ):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -90,6 +92,21 @@ def connect(profile: Profile) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Hold environment variables, and leave them as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def free_port() -> int:

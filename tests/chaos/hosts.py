@@ -138,9 +138,13 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        mark = secrets.token_hex(2)
-        self._subnet = f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
-        self._bridge = f"nr{mark}"
+        # Other rigs may stand beside this one: a name and a subnet that nobody has.
+        taken = _ip("-o", "addr")
+        while (bridge := f"nr{secrets.token_hex(2)}") in taken:
+            pass
+        while (subnet := f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}") in taken:
+            pass
+        self._subnet, self._bridge = subnet, bridge
         self.gateway = f"{self._subnet}.1"
         self._links: list[str] = []
         self._inits: list[subprocess.Popen[bytes]] = []
@@ -260,6 +264,7 @@ def start_worker(made: Rig, head: Host, *, num_cpus: int) -> Host:
     return host
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout

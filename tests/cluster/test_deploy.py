@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,14 @@ def test_image_runs_as_nobody_and_sets_what_ray_reads() -> None:
         assert all((DEPLOY.parents[1] / name).exists() for name in source.split())
         ignored = (DEPLOY.parents[1] / ".dockerignore").read_text().splitlines()
         assert all(f"!{name}" in ignored for name in source.split())
+
+
+def test_image_passes_the_linter() -> None:
+    """hadolint, which also has shellcheck read the commands."""
+    linter = Path(sys.executable).with_name("hadolint")
+    words = [str(linter), "--no-color", "--failure-threshold", "style", str(DEPLOY / "Dockerfile")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.fixture

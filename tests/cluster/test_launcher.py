@@ -1,6 +1,9 @@
 """A Ray of our own is started, reached with the token alone, and ended without a trace."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,6 +13,7 @@ import pytest
 from cluster import launcher
 from cluster.doctor import examine
 from cluster.resources import CPU, LAPTOP, object_store_bytes
+from cluster.runtime import free_port
 
 
 @pytest.mark.ray
@@ -40,6 +44,67 @@ def test_cluster_is_ours_alone_and_goes_without_a_trace(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1)
     assert not Path(cluster.temp_folder).exists()
     assert launcher.stop(tmp_path) is None
+
+
+_LISTEN = """
+import signal, socket, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+while True:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if "share" in sys.argv:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind(("127.0.0.1", int(sys.argv[1])))
+        break
+    except OSError:
+        time.sleep(0.01)
+listener.listen()
+print("listens", flush=True)
+time.sleep(600)
+"""
+
+
+def listener(port: int, *words: str, mark: str = "") -> "subprocess.Popen[str]":
+    """Start a process that listens on a port as soon as it can get it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _LISTEN, str(port), *words],
+        env={**os.environ, **({launcher.MARK: mark} if mark else {})},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_port_that_a_stranger_took_meanwhile_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_ours: bool
+) -> None:
+    """Whoever listened there all the time, without our mark, is another matter."""
+    monkeypatch.setattr(launcher, "ASK_S", 2.0)
+    cluster = launcher.Cluster(
+        mark="a test", address="", dashboard="", temp_folder=str(tmp_path / "temp"), pids=()
+    )
+    launcher.write_json(tmp_path / launcher.STATE_FILE, cluster)
+    port = free_port()
+    words = ("share",) if is_ours else ()
+    own = listener(port, *words, mark="a test")
+    assert own.stdout is not None
+    own.stdout.readline()
+    other = listener(port, *words)
+    assert other.stdout is not None
+    try:
+        if is_ours:
+            other.stdout.readline()
+            with pytest.raises(launcher.ConfigError, match=rf"none and ports \[{port}\]"):
+                launcher.stop(tmp_path)
+        else:
+            stopped = launcher.stop(tmp_path)
+            assert stopped is not None
+            assert stopped.ports == (port,)
+    finally:
+        for process in (own, other):
+            process.kill()
+            process.communicate()
 
 
 def test_object_store_is_bounded() -> None:
