@@ -3,39 +3,38 @@
 Filters and exclusions are applied before the cut to k, so that k results come back whenever the
 catalog has k that are allowed.
 
-A large catalog is passed over in eight bits first, which moves a quarter of the bytes, and the best
-are computed again in float32. The answer is exact all the same: the rounding of both sides has a
-bound, and a user whose k-th item lies within it of anything left out is searched in float32 alone.
+A large catalog is passed over in eight bits first (:mod:`rec.ranking.coarse`). The k leading strips
+are scored in float32, and after them every other strip that can still hold something better than
+the k-th of those.
 
-Shapes: B users, V items, D width, k places, S items a strip, P items a part of the catalog.
+Shapes: B users, V items, D width, k places, S strips, C items scored.
 """
 
-import time
-from collections.abc import Callable
-from functools import lru_cache
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCK_CELLS = 1 << 24
-"""Scores held at once: 64 MB of float32 or int32."""
-_STRIP = 64
-"""Items whose best score stands for all of them: the k best items lie in the k best strips."""
+from rec.ranking.coarse import NONE, STRIP, CoarseItems, eight_bits_pay
+
+_BLOCK_CELLS = 1 << 23
+"""Scores or peaks held at once: 32 MB."""
 _MIN_ITEMS = 20_000
 """Below, the second pass costs more than the first saves."""
-_PART = 1 << 16
-"""Items of one product: their scores are still in the cache when the best of a strip is taken."""
-_SPARE = 4
-"""Candidates of the second pass per place: in 128 dimensions nearly nobody needs more."""
-_LEVELS = 127
-"""Largest whole number that a component becomes."""
 SMALL_SHARE = 8
 """A mask that leaves an eighth of the catalog or less is searched as a catalog of its own."""
-_ACCUMULATION = 1e-5
-"""Bound of what float32 sums lose over some thousand terms."""
-_NONE = torch.iinfo(torch.int32).min
-"""First-pass score of what may not appear."""
+_MOST_STRIPS = 2
+"""Where more than half of the strips must be scored in float32, the whole catalog is."""
+
+
+Best = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""One user's best: 0-based items and their scores, best first."""
+_WITHIN = np.arange(STRIP)
+_LEAST = np.finfo(np.float32).min
 
 
 class ItemIndex(Protocol):
@@ -60,25 +59,19 @@ class ExactIndex:
                 at if absent.
         """
         self.items = items.contiguous()
+        # numpy's products are up to twice as fast as torch's, where there is one thread.
+        self._table: NDArray[np.float32] = self.items.numpy()
         if two_passes is None:
             two_passes = len(items) >= _MIN_ITEMS and eight_bits_pay()
-        self._coarse: Tensor | None = None  # int8 (V padded, D)
-        if two_passes:
-            self._scale = max(float(self.items.abs().max()), 1e-9) / _LEVELS
-            rough = (self.items / self._scale).round_().to(torch.int8)
-            self._error = max(
-                float((part * self._scale - exact).norm(dim=1).max())
-                for part, exact in zip(rough.split(_PART), self.items.split(_PART), strict=True)
-            )
-            self._norm = float(self.items.norm(dim=1).max())
-            self._coarse = torch.nn.functional.pad(rough, (0, 0, 0, -len(items) % _STRIP))
+        self._coarse = CoarseItems(self.items) if two_passes else None
 
     def search(
         self, users: Tensor, *, k: int, excluded: Tensor, allowed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the best items and their scores, int64 and float32 ``(B, min(k, V))``.
 
-        Places that cannot be filled hold item 0 and ``-inf``.
+        Equal scores come in the catalog's order. Places that cannot be filled hold item 0 and
+        ``-inf``.
 
         Args:
             users: float32 ``(B, D)`` normalised, so that scores are cosines.
@@ -86,109 +79,34 @@ class ExactIndex:
             excluded: int64 ``(2, X)``, pairs of user row and item index that must not appear.
             allowed: bool ``(V,)`` or ``(B, V)``, items that may appear; all if absent.
         """
-        num_items = len(self.items)
+        (num_items, _), (num_users, _) = self.items.shape, users.shape
         width = min(k, num_items)
         if allowed is not None and allowed.dim() == 1:
             few = allowed.nonzero().squeeze(1)
-            if len(few) * SMALL_SHARE <= num_items:
+            if few.shape[0] * SMALL_SHARE <= num_items:
                 return self.search_few(users, few, width=width, excluded=excluded)
-        size = max(1, _BLOCK_CELLS // max(1, num_items))
-        found, scores = [], []
-        for start in range(0, len(users), size):
+        found = np.zeros((num_users, width), dtype=np.int64)
+        scores = np.full((num_users, width), -np.inf, dtype=np.float32)
+        coarse = self._coarse
+        if coarse is not None and width * _MOST_STRIPS > coarse.num_strips:
+            coarse = None  # nearly every strip would lead
+        size = max(1, _BLOCK_CELLS // max(1, num_items if coarse is None else coarse.num_strips))
+        for start in range(0, num_users if width else 0, size):
             block = users[start : start + size]
             mask = allowed
             if allowed is not None and allowed.dim() == 2:
                 mask = allowed[start : start + size]
-            mine = (excluded[0] >= start) & (excluded[0] < start + size)
-            pairs = torch.stack([excluded[0][mine] - start, excluded[1][mine] - 1])
-            best, picks = self._search_block(block, width=width, pairs=pairs, mask=mask)
-            found.append(torch.where(best.isfinite(), picks + 1, 0))
-            scores.append(best)
-        empty = torch.zeros((0, width))
-        return torch.cat([empty.long(), *found]), torch.cat([empty, *scores])
-
-    def _search_block(
-        self, users: Tensor, *, width: int, pairs: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return scores and 0-based items of users that fit into memory."""
-        num_wanted = int(width * _SPARE) + 1
-        num_strips = 0 if self._coarse is None else len(self._coarse) // _STRIP
-        if self._coarse is None or num_wanted * 2 > num_strips or not width:
-            return _best(users @ self.items.T, width=width, pairs=pairs, mask=mask)
-        best, picks, is_exact = self._two_passes(
-            users, self._coarse, width=width, num_wanted=num_wanted, pairs=pairs, mask=mask
-        )
-        unsure = (~is_exact).nonzero().squeeze(1)
-        if len(unsure):
-            place = torch.full((len(users),), -1)
-            place[unsure] = torch.arange(len(unsure))
-            kept = place[pairs[0]] >= 0
-            again = torch.stack([place[pairs[0][kept]], pairs[1][kept]])
-            own = mask[unsure] if mask is not None and mask.dim() == 2 else mask
-            best[unsure], picks[unsure] = _best(
-                users[unsure] @ self.items.T, width=width, pairs=again, mask=own
-            )
-        return best, picks
-
-    def _two_passes(
-        self,
-        users: Tensor,
-        coarse: Tensor,
-        *,
-        width: int,
-        num_wanted: int,
-        pairs: Tensor,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores, 0-based items, and for whom no item left out can be better."""
-        num_items, num_users = len(self.items), len(users)
-        scale = users.abs().amax(dim=1, keepdim=True).clamp(min=1e-9) / _LEVELS  # (B, 1)
-        rough = (users / scale).round().to(torch.int8)
-        scores, peaks = self._first_pass(rough, coarse, pairs=pairs, mask=mask)
-        heights, leading = peaks.topk(num_wanted, dim=1)
-        part, strip = leading // (_PART // _STRIP), leading % (_PART // _STRIP)
-        rows = torch.arange(num_users).unsqueeze(1)
-        pool = scores.view(len(scores), num_users, -1, _STRIP)[part, rows, strip].flatten(1)
-        heads, places = pool.topk(num_wanted, dim=1)
-        picks = leading.gather(1, places // _STRIP) * _STRIP + places % _STRIP
-        # The last of the pool is the bound of everything that is not looked at again.
-        last = torch.maximum(heights[:, -1], heads[:, -1])
-        bound = last.float() * scale.squeeze(1) * self._scale
-        picks, heads = picks[:, :-1], heads[:, :-1]
-        near = self.items[picks.clamp(max=num_items - 1)]  # (B, C, D)
-        exact = (near @ users.unsqueeze(2)).squeeze(2)
-        exact = exact.masked_fill(heads == _NONE, float("-inf"))
-        best, order = exact.topk(width, dim=1)
-        read = rough * scale
-        slack = (
-            read.norm(dim=1) * self._error + (read - users).norm(dim=1) * self._norm + _ACCUMULATION
-        )
-        return best, picks.gather(1, order), (bound + slack <= best[:, -1]) | (last == _NONE)
-
-    def _first_pass(
-        self, rough: Tensor, coarse: Tensor, *, pairs: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return all scores, int32 ``(parts, B, P)``, and each strip's best ``(B, strips)``.
-
-        What may not appear scores ``_NONE``.
-        """
-        num_items, num_parts = len(self.items), -(-len(coarse) // _PART)
-        width = min(_PART, len(coarse))
-        scores = torch.empty((num_parts, len(rough), width), dtype=torch.int32)
-        peaks = []
-        for number, part in enumerate(coarse.split(_PART)):
-            start, block = number * _PART, scores[number]
-            if len(part) == width:
-                torch._int_mm(rough, part.T, out=block)
+            pairs = torch.stack([excluded[0] - start, excluded[1] - 1])
+            if size < num_users:
+                pairs = pairs[:, (pairs[0] >= 0) & (pairs[0] < size)]
+            if coarse is None:
+                best = _all_best(self._table, block, width=width, pairs=pairs, mask=mask)
             else:
-                block[:, : len(part)] = torch._int_mm(rough, part.T)
-            if mask is not None:
-                block[:, : num_items - start].masked_fill_(~mask[..., start : start + _PART], _NONE)
-            block[:, max(0, num_items - start) :] = _NONE
-            mine = (pairs[1] >= start) & (pairs[1] < start + _PART)
-            block[pairs[0][mine], pairs[1][mine] - start] = _NONE
-            peaks.append(block.view(len(rough), -1, _STRIP).amax(dim=2))
-        return scores, torch.cat(peaks, dim=1)
+                best = _coarse_best(self._table, block, coarse, width=width, pairs=pairs, mask=mask)
+            for row, (items, values) in enumerate(best, start=start):
+                found[row, : len(items)] = items + 1
+                scores[row, : len(items)] = values
+        return torch.from_numpy(found), torch.from_numpy(scores)
 
     def search_few(
         self, users: Tensor, few: Tensor, *, width: int, excluded: Tensor
@@ -207,30 +125,126 @@ class ExactIndex:
         return pad(named, (0, missing)), pad(scores, (0, missing), value=float("-inf"))
 
 
-@lru_cache(maxsize=1)
-def eight_bits_pay() -> bool:
-    """Return whether this processor multiplies int8 faster than float32; measured once."""
-    items = torch.ones((1 << 14, 128))
-    user = torch.ones((1, 128))
-    rough = items.to(torch.int8)
-
-    def fastest(work: Callable[[], Tensor]) -> float:
-        seconds = []
-        for _ in range(4):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    return fastest(lambda: torch._int_mm(rough[:1], rough.T)) < fastest(lambda: user @ items.T)
-
-
-def _best(
-    scores: Tensor, *, width: int, pairs: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the largest scores ``(B, width)`` and their columns, masks and pairs left out."""
+def _all_best(
+    table: NDArray[np.float32], users: Tensor, *, width: int, pairs: Tensor, mask: Tensor | None
+) -> list[Best]:
+    """Return each user's best of the items ``(V, D)``, all scored in float32."""
+    scores = users.numpy() @ table.T  # (B, V)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    scores[pairs[0], pairs[1]] = float("-inf")
-    best, picks = scores.topk(width, dim=1)
-    return best, picks
+        scores[~mask.expand(scores.shape).numpy()] = -np.inf
+    rows, hidden = pairs.numpy()
+    scores[rows, hidden] = -np.inf
+    items = np.arange(len(table))
+    return [_best(items, row, width=width) for row in scores]
+
+
+def _coarse_best(
+    table: NDArray[np.float32],
+    users: Tensor,
+    coarse: CoarseItems,
+    *,
+    width: int,
+    pairs: Tensor,
+    mask: Tensor | None,
+) -> list[Best]:
+    """Return each user's best of the items ``(V, D)``, after a first pass in eight bits."""
+    peaks = coarse.find_peaks(users, pairs=pairs, mask=mask)
+    num_users = users.shape[0]
+    masks = None if mask is None else mask.expand(num_users, -1).numpy()
+    hidden = _by_row(pairs, num_users)
+    return [
+        _second_pass(
+            _User(
+                embedding=user,
+                table=table,
+                hidden=hidden[row],
+                mask=None if masks is None else masks[row],
+            ),
+            peaks.values[row],
+            unit=unit,
+            slack=slack,
+            width=width,
+        )
+        for row, (user, unit, slack) in enumerate(
+            zip(users.numpy(), peaks.unit.tolist(), peaks.slack.tolist(), strict=True)
+        )
+    ]
+
+
+def _by_row(pairs: Tensor, num_users: int) -> list[NDArray[np.int64]]:
+    """Return the items of each user's pairs."""
+    if not pairs.shape[1]:
+        return [np.zeros(0, dtype=np.int64)] * num_users
+    rows, items = pairs.numpy()
+    ends = np.cumsum(np.bincount(rows, minlength=num_users))
+    return np.split(items[np.argsort(rows, kind="stable")], ends[:-1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _User:
+    """Score items for one user: ``hidden`` 0-based ones and those outside ``mask`` are ``-inf``."""
+
+    embedding: NDArray[np.float32]
+    table: NDArray[np.float32]
+    hidden: NDArray[np.int64]
+    mask: NDArray[np.bool_] | None
+
+    def score_strips(self, strips: NDArray[np.int64]) -> Best:
+        """Return the items of ascending strips and their scores."""
+        items = (strips[:, None] * STRIP + _WITHIN).ravel()
+        if items[-1] >= len(self.table):
+            items = items[items < len(self.table)]
+        return items, self._masked(items, self.table.take(items, axis=0))
+
+    def score_all(self) -> Best:
+        """Return all items and their scores."""
+        items = np.arange(len(self.table))
+        return items, self._masked(items, self.table)
+
+    def _masked(
+        self, items: NDArray[np.int64], embeddings: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = embeddings @ self.embedding
+        if self.mask is not None:
+            scores[~self.mask[items]] = -np.inf
+        if len(self.hidden):
+            places = np.minimum(np.searchsorted(items, self.hidden), len(items) - 1)
+            scores[places[items[places] == self.hidden]] = -np.inf
+        return scores
+
+
+def _second_pass(
+    user: _User, peaks: NDArray[np.int32], *, unit: float, slack: float, width: int
+) -> Best:
+    """Return a user's best by the peaks of all strips, int32 ``(S,)``.
+
+    The ``width`` leading strips have an item each that may appear, so that the k-th best score is
+    hardly ever below the last of their peaks, and a strip whose peak lies more than the slack below
+    that score has nothing for the list. Where it is, the strips between are looked at, too.
+    """
+    place = len(peaks) - width
+    least = max(math.floor(float(np.partition(peaks, place)[place]) - slack / unit), NONE + 1)
+    strips = np.flatnonzero(peaks >= least)
+    if len(strips) * _MOST_STRIPS > len(peaks):
+        return _best(*user.score_all(), width=width)
+    if not len(strips):
+        return strips, np.zeros(0, dtype=np.float32)
+    items, scores = user.score_strips(strips)
+    best, values = _best(items, scores, width=width)
+    lowest = math.floor((float(values[-1]) - slack) / unit) if len(best) == width else least
+    if max(lowest, NONE + 1) < least:
+        strips = np.flatnonzero(peaks >= max(lowest, NONE + 1))
+        best, values = _best(*user.score_strips(strips), width=width)
+    return best, values
+
+
+def _best(items: NDArray[np.int64], scores: NDArray[np.float32], *, width: int) -> Best:
+    """Return the best of ascending items that may appear, equals in the catalog's order."""
+    least = _LEAST
+    if len(scores) > width:
+        place = len(scores) - width
+        least = max(least, np.partition(scores, place)[place])
+    picks = np.flatnonzero(scores >= least)
+    found = scores[picks]
+    order = np.argsort(-found, kind="stable")[:width]
+    return items[picks[order]], found[order]

@@ -1,5 +1,6 @@
 """Two passes give what one pass in float32 gives: always, not nearly always."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from rec.ranking.coarse import STRIP, CoarseItems
 from rec.ranking.index import ExactIndex
 
 NOTHING = torch.zeros((2, 0), dtype=torch.int64)
@@ -83,28 +85,41 @@ def test_parts_of_a_large_catalog_are_one(num_items: int, is_masked: bool) -> No
     assert torch.allclose(own, scores, atol=1e-6)
 
 
-def test_user_that_cannot_be_sure_is_searched_again() -> None:
+def test_peaks_bound_every_score_of_their_strips() -> None:
+    items, users = make(20_003, 16, seed=3, spread=0.2), make(3, 16, seed=4, spread=0.2)
+    peaks = CoarseItems(items).find_peaks(users, pairs=NOTHING, mask=None)
+    bounds = torch.from_numpy(peaks.values * peaks.unit[:, None] + peaks.slack[:, None])
+    scores = users.double() @ items.double().T
+    strips = torch.nn.functional.pad(scores, (0, -len(items) % STRIP), value=-2.0)
+    assert (strips.view(3, -1, STRIP).amax(dim=2) <= bounds).all()
+
+
+def test_strips_whose_peaks_lie_within_the_rounding_are_looked_at() -> None:
     items = make(20_000, 16, seed=3, spread=0.001)
     users = make(3, 16, seed=4, spread=0.001)
-    index = ExactIndex(items, two_passes=True)
-    assert index._coarse is not None
-    *_, is_exact = index._two_passes(
-        users, index._coarse, width=10, num_wanted=26, pairs=NOTHING, mask=None
-    )
-    assert not is_exact.any()  # all cosines lie within the rounding of each other
-    _, scores = index.search(users, k=10, excluded=NOTHING)
+    peaks = CoarseItems(items).find_peaks(users, pairs=NOTHING, mask=None)
+    # All cosines lie within the rounding of each other: the first pass tells nothing.
+    assert np.ptp(peaks.values, axis=1).max() <= (2 * peaks.slack / peaks.unit).max()
+    _, scores = ExactIndex(items, two_passes=True).search(users, k=10, excluded=NOTHING)
     expected = brute(items, users, k=10, excluded=NOTHING, allowed=None)
     assert torch.allclose(scores.double(), expected, atol=1e-6)
 
 
-def test_most_users_need_no_third_look() -> None:
+def test_most_of_a_catalog_is_not_looked_at_again() -> None:
     items, users = make(50_000, 64, seed=1), make(40, 64, seed=2)
-    index = ExactIndex(items, two_passes=True)
-    assert index._coarse is not None
-    *_, is_exact = index._two_passes(
-        users, index._coarse, width=50, num_wanted=126, pairs=NOTHING, mask=None
-    )
-    assert is_exact.float().mean() > 0.9
+    peaks = CoarseItems(items).find_peaks(users, pairs=NOTHING, mask=None)
+    last = brute(items, users, k=50, excluded=NOTHING, allowed=None)[:, -1].numpy()
+    may_hold = peaks.values * peaks.unit[:, None] + peaks.slack[:, None] >= last[:, None]
+    assert may_hold.mean() < 0.1
+
+
+def test_equal_scores_come_in_the_order_of_the_catalog() -> None:
+    items = make(5_000, 8, seed=5)
+    items[[7, 70, 700, 4_999]] = items[7].clone()
+    for two_passes in (True, False):
+        index = ExactIndex(items, two_passes=two_passes)
+        found, _ = index.search(items[7:8], k=3, excluded=torch.tensor([[0], [71]]))
+        assert found.tolist() == [[8, 701, 5_000]]
 
 
 @pytest.mark.parametrize("k", [1, 9, 10])
