@@ -8,9 +8,9 @@ from rec.encoders import EncoderConfig
 from rec.models.finetuning import FinetuningConfig
 from rec.models.sequence_model import ModelConfig
 from rec.models.training_config import TrainingConfig
-from rec.ranking.index_building import IndexConfig
 from rec.ranking.ranker import RankerConfig
 from rec.ranking.release import RankingConfig
+from rec.ranking.retrieval.index_building import IndexConfig
 from rec.stages.enriching import EnrichmentConfig
 from rec.stages.evaluating import EvaluationConfig
 

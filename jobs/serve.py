@@ -15,7 +15,7 @@ from cluster.runtime import connect
 from cluster.serve.keys import ADMIN_KEY_FILE, ensure_admin_key
 from jobs.command import Arguments, run_job
 from jobs.shell import check_port
-from rec.ranking.store_place import with_password
+from rec.ranking.feedback.store_place import with_password
 from rec.stages.moving_feedback import use_store
 
 PASSWORD_VARIABLE = "NEXTRAY_HISTORY_PASSWORD"

@@ -16,9 +16,9 @@ from rec.errors import ConfigError
 from rec.evaluation.classification import accuracy_at_k, f1_at_k
 from rec.evaluation.ranking_metrics import precision_at_k, recall_at_k
 from rec.models.training_config import TrainingConfig
-from rec.ranking.index import ExactIndex
-from rec.ranking.penalties import popularity_penalty
+from rec.ranking.lists.penalties import popularity_penalty
 from rec.ranking.release import RankingConfig
+from rec.ranking.retrieval.index import ExactIndex
 
 ROOT = Path(__file__).parent.parent
 E_USER = np.array([0.1, 0.2, 0.3, 0.4, 0.5], dtype=np.float32)

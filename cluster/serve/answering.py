@@ -30,8 +30,8 @@ from rec.data.events import Event, Impression
 from rec.errors import RecError
 from rec.models.segments import attribute_text
 from rec.ranking import requests as asking
-from rec.ranking.fatigue import MAX_LISTS, count_shown
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.stores import LOG_ERRORS
+from rec.ranking.lists.fatigue import MAX_LISTS, count_shown
 from rec.stages.profiles import stored_profile
 
 GATEWAY_TIMEOUT = 504

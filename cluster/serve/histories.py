@@ -7,9 +7,9 @@ from pathlib import Path
 from rec.artifacts import read_artifact
 from rec.data.items import load_items
 from rec.data.sequences import load_sequences
-from rec.ranking.event_log import LOG_FILE
-from rec.ranking.feedback import open_feedback
-from rec.ranking.history import base_histories
+from rec.ranking.feedback.event_log import LOG_FILE
+from rec.ranking.feedback.history import base_histories
+from rec.ranking.feedback.stores import open_feedback
 
 HISTORY_EVENTS = 1000
 """Newest events read of a user: what is left out as seen, and more than a tower reads."""

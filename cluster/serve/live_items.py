@@ -2,7 +2,7 @@
 
 import logging
 
-from rec.ranking.feedback import LOG_ERRORS, Changes
+from rec.ranking.feedback.stores import LOG_ERRORS, Changes
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from rec.ranking.feedback import Log
+from rec.ranking.feedback.stores import Log
 
 FOLDER = Path("feedback/metrics")
 """Beside the event log, in the workspace."""

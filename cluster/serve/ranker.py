@@ -16,9 +16,9 @@ from cluster.serve.tracing import span
 from cluster.serve.wire import unpack
 from rec.data.events import Event
 from rec.errors import RecError
-from rec.ranking.feedback import LOG_ERRORS, open_feedback
+from rec.ranking.explanations.interests import Interests
+from rec.ranking.feedback.stores import LOG_ERRORS, open_feedback
 from rec.ranking.following import FollowedRelease
-from rec.ranking.interests import Interests
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Language, RankedList, Request, SearchRequest
 

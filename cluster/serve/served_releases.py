@@ -11,7 +11,7 @@ from cluster.serve.served_release import ServedRelease
 from rec.errors import RecError
 from rec.ranking.canary import Canary, read_canary
 from rec.ranking.current import read_current
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.stores import LOG_ERRORS
 from rec.ranking.following import check_release
 
 FOLLOW_S = 0.2

@@ -24,8 +24,8 @@ from cluster.serve.wire import pack
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.ranking import requests as asking
-from rec.ranking.feedback import LOG_ERRORS, open_feedback
-from rec.ranking.group_commit import GroupCommit
+from rec.ranking.feedback.group_commit import GroupCommit
+from rec.ranking.feedback.stores import LOG_ERRORS, open_feedback
 from rec.stages.erasure_request import Eraser
 from rec.stages.preparation import KEY_FILE
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.ranking.penalties import MAX_Z, popularity_penalty
+from rec.ranking.lists.penalties import MAX_Z, popularity_penalty
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class BubbleConfig:
     repetition_weight: float = 0.0
     """Lambda of what was shown and not taken, in doublings."""
     diversity: float = 0.0
-    """Share of unlikeness to the items above, see ``rec.ranking.reranking``."""
+    """Share of unlikeness to the items above, see ``rec.ranking.lists.reranking``."""
     seed: int = 7
 
 

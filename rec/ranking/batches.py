@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.ranking.retrieval import Found
-from rec.ranking.scoring import POPULARITY
+from rec.ranking.lists.scoring import POPULARITY
+from rec.ranking.retrieval.candidates import Found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class RankedBatch:
         scores: float32 ``(B, k)``, falling along k unless something re-ranked the list.
         relevance: float32 ``(B, k)``: the ranker's log-odds; without a ranker the cosine, and for
             users without events the popularity in 0..1.
-        penalties: name -> float32 ``(B, k)``, standardised; see :mod:`rec.ranking.penalties`.
+        penalties: name -> float32 ``(B, k)``, standardised; see :mod:`rec.ranking.lists.penalties`.
         sources: int8 ``(B, k)``, indexes into ``SOURCE_NAMES``; -1 for a pinned item.
         propensities: float64 ``(B, k)``, 1.0 without exploration.
         notes: for each user, why the list is not what was asked for.

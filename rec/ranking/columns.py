@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from rec.ranking.own_items import FADES, OwnItems
-from rec.ranking.sources import SourceTables
+from rec.ranking.retrieval.own_items import FADES, OwnItems
+from rec.ranking.retrieval.sources import SourceTables
 
 RANKED = (
     "sequence",

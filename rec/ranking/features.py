@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rec.data.sequences import Sequences
 from rec.ranking.columns import Facts, describe
-from rec.ranking.own_items import find_own
-from rec.ranking.sources import SourceTables, score_sources
+from rec.ranking.retrieval.own_items import find_own
+from rec.ranking.retrieval.sources import SourceTables, score_sources
 
 CANDIDATE_EVENTS = 500
 """Newest events of a history that candidates are found and described by."""

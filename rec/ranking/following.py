@@ -17,7 +17,7 @@ from rec.artifacts import Artifact, read_artifact
 from rec.errors import ArtifactError, RecError
 from rec.ranking.canary import read_canary
 from rec.ranking.current import read_current
-from rec.ranking.feedback import Changes
+from rec.ranking.feedback.stores import Changes
 from rec.ranking.live_catalog import LiveRecommender
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import RELEASE_FILE, read_release_files

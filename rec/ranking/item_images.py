@@ -19,7 +19,7 @@ import torch
 from rec.encoders.images import IMAGE_COLUMN
 from rec.errors import DataError
 from rec.models.image_fusion import ImageFusion, ItemImages
-from rec.ranking.item_changes import ItemChange
+from rec.ranking.feedback.item_changes import ItemChange
 
 _log = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from rec.encoders.images import IMAGE_COLUMN
 from rec.models.image_fusion import ItemImages
-from rec.ranking.feedback import LOG_ERRORS, Changes
-from rec.ranking.item_changes import ItemChange, newest_changes
+from rec.ranking.feedback.item_changes import ItemChange, newest_changes
+from rec.ranking.feedback.stores import LOG_ERRORS, Changes
 from rec.ranking.item_images import images_of
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles
-from rec.ranking.sources import (
+from rec.ranking.retrieval.sources import (
     WINDOW_SHARES,
     SourceTables,
     category_table,

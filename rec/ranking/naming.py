@@ -14,7 +14,7 @@ from torch import Tensor
 from rec.ranking.batches import RankedBatch
 from rec.ranking.features import SOURCE_NAMES
 from rec.ranking.requests import RankedItem
-from rec.ranking.searching import FoundTexts
+from rec.ranking.retrieval.searching import FoundTexts
 
 PINNED = "pinned"
 NEW_ITEM = "new_item"

@@ -26,20 +26,20 @@ from rec.errors import DataError
 from rec.models.inference import embed_histories
 from rec.models.segments import Profile, Segments
 from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pairs_with
-from rec.ranking.explaining import Explainer
-from rec.ranking.filters import Filters
-from rec.ranking.index import ExactIndex, ItemIndex
-from rec.ranking.interests import Interests
-from rec.ranking.listing import ListMaker
+from rec.ranking.explanations.explaining import Explainer
+from rec.ranking.explanations.interests import Interests
+from rec.ranking.explanations.narrating import Narrator
+from rec.ranking.lists.listing import ListMaker
+from rec.ranking.lists.new_items import NewItems
+from rec.ranking.lists.scoring import Scorer
 from rec.ranking.naming import Names
-from rec.ranking.narrating import Narrator
-from rec.ranking.new_items import NewItems
 from rec.ranking.reading import RequestReader
 from rec.ranking.release import ReleaseFiles, read_release_files
 from rec.ranking.requests import Language, RankedList, Request, SearchRequest
-from rec.ranking.retrieval import CandidateFinder
-from rec.ranking.scoring import Scorer
-from rec.ranking.searching import TextSearch
+from rec.ranking.retrieval.candidates import CandidateFinder
+from rec.ranking.retrieval.filters import Filters
+from rec.ranking.retrieval.index import ExactIndex, ItemIndex
+from rec.ranking.retrieval.searching import TextSearch
 
 MISSING_QUERIES = "query_embeddings_missing"
 PROFILE_UNKNOWN = "profile_unknown"

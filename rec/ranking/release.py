@@ -26,11 +26,11 @@ from rec.artifacts import write_json
 from rec.errors import ArtifactError, ConfigError
 from rec.models.image_fusion import ItemImages
 from rec.models.sequence_model import ModelConfig, SequenceModel
-from rec.ranking.approximate import ApproximateIndex
-from rec.ranking.index_building import load_index, save_index
+from rec.ranking.lists.reranking import Diversifier
 from rec.ranking.ranker import RANKER_FILE, Ranker, load_ranker, save_ranker
-from rec.ranking.reranking import Diversifier
-from rec.ranking.sources import SourceTables, load_tables, save_tables
+from rec.ranking.retrieval.approximate import ApproximateIndex
+from rec.ranking.retrieval.index_building import load_index, save_index
+from rec.ranking.retrieval.sources import SourceTables, load_tables, save_tables
 
 RELEASE_FILE = "release.json"
 ENCODER_FILE = "encoder.json"

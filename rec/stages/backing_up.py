@@ -23,9 +23,9 @@ from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import ERASED_SINCE_FILE, read_tombstones, remember_backup
 from rec.errors import ArtifactError, ConfigError
 from rec.ranking.current import read_current
-from rec.ranking.event_log import LOG_FILE
-from rec.ranking.log_mending import DAMAGED
-from rec.ranking.store_place import STORE_FILE, read_place
+from rec.ranking.feedback.event_log import LOG_FILE
+from rec.ranking.feedback.log_mending import DAMAGED
+from rec.ranking.feedback.store_place import STORE_FILE, read_place
 from rec.stages.erasing_again import erase_marked
 from rec.stages.erasure_journal import only_erasure
 from rec.stages.moving_feedback import copy_to_files

@@ -41,7 +41,7 @@ from rec.data.sequences import VOCABULARY_FILE
 from rec.data.tombstones import ERASURES, add_tombstones, known_backups, tombstones_of
 from rec.encoders.store import text_hash
 from rec.errors import ConfigError
-from rec.ranking.feedback import found_feedback
+from rec.ranking.feedback.stores import found_feedback
 from rec.stages.embedding import EMBEDDINGS_FILE
 from rec.stages.erasure_journal import Journal, only_erasure
 from rec.stages.log_cleaning import recount_log

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import add_tombstones, tombstone
-from rec.ranking.event_log import LOG_FILE
+from rec.ranking.feedback.event_log import LOG_FILE
 from rec.stages.erasing import Erasure, erase_stored
 from rec.stages.preparation import KEY_FILE
 

@@ -36,8 +36,8 @@ from rec.models.baselines import Popularity, ScoredLists, count_items
 from rec.models.segments import user_profiles
 from rec.models.standard_baselines import fit_baselines
 from rec.models.text_tower import TextTower
+from rec.ranking.lists.scoring import groups_of
 from rec.ranking.recommender import Recommender
-from rec.ranking.scoring import groups_of
 from rec.stages.catalog import load_attributes
 from rec.stages.costs import stage_costs
 from rec.stages.data_card import PAGE_FILES

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rec.artifacts import latest_artifact, write_json
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.errors import ArtifactError
-from rec.ranking.feedback import found_feedback
+from rec.ranking.feedback.stores import found_feedback
 from rec.stages.catalog import USERS_FILE
 from rec.stages.log_parts import QUARANTINE
 from rec.stages.preparation import KEY_FILE

@@ -39,7 +39,7 @@ from rec.models.finetuning import FinetuningConfig, PairSource, finetune
 from rec.models.hard_negatives import exposed_not_taken
 from rec.models.pair_batches import PairTexts
 from rec.models.pairs import PairSampler
-from rec.ranking.feedback import found_feedback
+from rec.ranking.feedback.stores import found_feedback
 from rec.stages.enriching import with_generated_fields
 from rec.stages.finetuned import ENCODER_FOLDER, FINETUNED, ROOM, find_finetuned, make_current
 

@@ -30,7 +30,7 @@ from rec.models.sequence_model import SequenceModel
 from rec.models.training import FitResult, fit
 from rec.models.training_config import TrainingConfig
 from rec.ranking.ranker import Ranker, RankerConfig
-from rec.ranking.sources import SourceTables, build_tables, hide_items
+from rec.ranking.retrieval.sources import SourceTables, build_tables, hide_items
 from rec.stages.incremental import Start
 from rec.stages.ranker import fit_ranker
 from rec.stages.ranker_examples import Knowledge, Window, draw_hidden, open_window

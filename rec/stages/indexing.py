@@ -24,10 +24,10 @@ from rec.models.baselines import count_items
 from rec.models.cold_start import cold_scores
 from rec.models.inference import embed_histories, embed_items, place_by_kin
 from rec.models.segments import build_segments
-from rec.ranking.index_building import IndexConfig, build_index
 from rec.ranking.ranker import RANKER_FILE, load_ranker
 from rec.ranking.release import RankingConfig, ReleaseFiles, ranking_from, write_release_files
-from rec.ranking.sources import build_tables
+from rec.ranking.retrieval.index_building import IndexConfig, build_index
+from rec.ranking.retrieval.sources import build_tables
 from rec.stages.catalog import load_attributes
 from rec.stages.embedding import load_embeddings, load_images
 from rec.stages.train_settings import settings_from

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec.data.events import EVENT_SCHEMA
-from rec.ranking.feedback import Feedback, found_feedback
+from rec.ranking.feedback.stores import Feedback, found_feedback
 from rec.stages.item_overlay import write_overlay
 from rec.stages.preparation import FEEDBACK_BATCHES
 

@@ -16,8 +16,8 @@ from rec.artifacts import write_json
 from rec.data.items import Catalog
 from rec.data.rows import RAW, REASON
 from rec.errors import DataError
-from rec.ranking.feedback import Changes
-from rec.ranking.item_changes import newest_changes
+from rec.ranking.feedback.item_changes import newest_changes
+from rec.ranking.feedback.stores import Changes
 
 OVERLAY_FILE = Path("feedback") / "items.json"
 

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from rec.ranking.event_log import LOG_FILE
-from rec.ranking.log_mending import DAMAGED, Mended, mend_log
-from rec.ranking.store_place import read_place
+from rec.ranking.feedback.event_log import LOG_FILE
+from rec.ranking.feedback.log_mending import DAMAGED, Mended, mend_log
+from rec.ranking.feedback.store_place import read_place
 from rec.stages.ingesting import last_ingested
 
 

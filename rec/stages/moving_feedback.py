@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 
 from rec.errors import ConfigError
-from rec.ranking.event_log import LOG_FILE
-from rec.ranking.feedback import Feedback, open_feedback, open_files, over_redis
-from rec.ranking.store_place import SQLITE, check_url, new_place, read_place, write_place
+from rec.ranking.feedback.event_log import LOG_FILE
+from rec.ranking.feedback.store_place import SQLITE, check_url, new_place, read_place, write_place
+from rec.ranking.feedback.stores import Feedback, open_feedback, open_files, over_redis
 from rec.stages.ingesting import last_ingested
 
 BLOCK_EVENTS = 2_000
@@ -39,7 +39,7 @@ def use_store(workspace: Path, url: str) -> int:
             f"the feedback of {workspace} is at {place.shown} and cannot move back to sqlite: "
             "leave --history out"
         )
-    from rec.ranking.redis_store.connection import RedisConnection
+    from rec.ranking.feedback.redis_store.connection import RedisConnection
 
     moved = replace(place, url=url)
     RedisConnection(moved).close()
@@ -64,7 +64,7 @@ def copy_to_files(workspace: Path, target: Path) -> None:
 
 
 def _move(workspace: Path, url: str) -> int:
-    from rec.ranking.redis_store.connection import RedisConnection
+    from rec.ranking.feedback.redis_store.connection import RedisConnection
 
     place = new_place(url)
     taken = last_ingested(workspace)

@@ -21,7 +21,7 @@ from rec.data.splits import EvaluationSet, hold_out_last, next_moments, temporal
 from rec.ranking.columns import FEATURES
 from rec.ranking.features import CANDIDATE_EVENTS, find_candidates
 from rec.ranking.ranker import RankerConfig
-from rec.ranking.sources import SourceTables
+from rec.ranking.retrieval.sources import SourceTables
 
 _BLOCK_CELLS = 1 << 22
 """Scores of one source held at once: 16 MB, a dozen sources beside each other."""

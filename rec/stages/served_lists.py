@@ -18,10 +18,10 @@ from rec.evaluation.sweeping import Scoring
 from rec.models.baselines import ScoredLists
 from rec.models.segments import Profile
 from rec.models.text_tower import TextTower
+from rec.ranking.lists.scoring import groups_of
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import ReleaseFiles
-from rec.ranking.retrieval import Found
-from rec.ranking.scoring import groups_of
+from rec.ranking.retrieval.candidates import Found
 from rec.stages.embedding import load_embeddings
 from rec.stages.fitting import cosine_scorer
 

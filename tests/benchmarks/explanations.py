@@ -19,7 +19,7 @@ from rec.data.events import Event
 from rec.data.sequences import load_sequences
 from rec.evaluation.significance import paired_bootstrap
 from rec.ranking.current import current_release
-from rec.ranking.history import base_histories
+from rec.ranking.feedback.history import base_histories
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 

@@ -9,8 +9,8 @@ simulator logs 500 lists of one policy, estimates another, and knows what the ot
 import argparse
 import json
 
-from tests.rec.test_metrics_against_libraries import differences
-from tests.rec.test_off_policy import coverage
+from tests.rec.evaluation.test_metrics_against_libraries import differences
+from tests.rec.evaluation.test_off_policy import coverage
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from rec.artifacts import read_artifact
 from rec.data.sequences import load_sequences
 from rec.ranking.current import current_release
-from rec.ranking.history import base_histories
-from rec.ranking.narrating import load_narrator
+from rec.ranking.explanations.narrating import load_narrator
+from rec.ranking.feedback.history import base_histories
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Request
 

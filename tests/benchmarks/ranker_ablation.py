@@ -38,7 +38,7 @@ from rec.evaluation.significance import paired_bootstrap
 from rec.models.cold_start import forget_unseen
 from rec.ranking.columns import FEATURES
 from rec.ranking.ranker import Trees, is_without_events
-from rec.ranking.sources import build_tables
+from rec.ranking.retrieval.sources import build_tables
 from rec.stages.embedding import embed, load_embeddings
 from rec.stages.fitting import Material, Passes, cosine_scorer, hold_out, known_before
 from rec.stages.preparation import prepare

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rec.ranking.index import ExactIndex
-from rec.ranking.index_building import recall_of
+from rec.ranking.retrieval.index import ExactIndex
+from rec.ranking.retrieval.index_building import recall_of
 from tests.benchmarks.fair import Reading, in_turns, machine, medians, ratios
 
 WIDTH, K = 128, 100

@@ -18,7 +18,7 @@ from pathlib import Path
 from cluster.serve.keys import ensure_admin_key
 from rec.client import Client, ProblemError, RetryConfig, UnreachableError
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
 from tests.chaos.book import Figure
 from tests.chaos.hosts import Host, Rig, rig, start_head, start_ray_head, start_worker
 from tests.processes import title, wait_until

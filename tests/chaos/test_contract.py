@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.figures import show
 from tests.cluster.graph import running_graph
-from tests.cluster.test_contract import check_operation, operations
+from tests.cluster.serve.test_contract import check_operation, operations
 from tests.releases import make_release
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

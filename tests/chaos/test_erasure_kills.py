@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rec.artifacts import MANIFEST, read_artifact
 from rec.stages.erasing import erase
-from tests.rec.test_erasing import ERIN, contents, fill
+from tests.rec.stages.test_erasing import ERIN, contents, fill
 
 _ERASE_AND_DIE = """
 import os, signal, sys

@@ -20,7 +20,7 @@ from rec.artifacts import latest_artifact
 from rec.data.cleaning import CleaningConfig
 from rec.data.events import Event
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
 from rec.stages import ingesting
 from rec.stages.ingesting import ingest
 from rec.stages.preparation import FEEDBACK_BATCHES, prepare

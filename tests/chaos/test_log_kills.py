@@ -23,13 +23,13 @@ import pytest
 
 from cluster.runtime import free_port
 from cluster.serve.keys import ensure_admin_key
-from rec.ranking.feedback import open_feedback
-from rec.ranking.log_errors import LogUnavailableError
+from rec.ranking.feedback.log_errors import LogUnavailableError
+from rec.ranking.feedback.stores import open_feedback
 from rec.stages.ingesting import ingest
 from rec.stages.moving_feedback import use_store
 from tests.chaos.figures import show
 from tests.processes import wait_until
-from tests.rec.test_feedback_stores import view
+from tests.rec.ranking.test_feedback_stores import view
 from tests.redis_server import RedisServer, needs_redis, running_redis
 from tests.releases import make_release
 

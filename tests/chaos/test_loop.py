@@ -13,7 +13,7 @@ from jobs import loop, pipeline
 from rec.data.events import Event
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
 from rec.ranking.current import current_release
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

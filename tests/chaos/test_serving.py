@@ -22,7 +22,7 @@ import pytest
 
 from cluster.runtime import free_port
 from cluster.serve.keys import ensure_admin_key
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
 from tests.processes import end_session, kill, session_pids, title, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

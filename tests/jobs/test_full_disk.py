@@ -19,7 +19,7 @@ from rec.encoders import EncoderConfig
 from rec.errors import ArtifactError
 from rec.models.sequence_model import ModelConfig
 from rec.models.training_config import TrainingConfig
-from rec.ranking.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
 from rec.ranking.ranker import RankerConfig
 from rec.stages.embedding import embed
 from rec.stages.preparation import prepare

@@ -14,8 +14,8 @@ from cluster.serve.problems import new_request_id, request_id_of
 from cluster.serve.schemas import ItemAnswer, ItemBody, ItemId, RecommendAnswer
 from cluster.serve.state import GatewayState, State, not_stored, retry_later
 from cluster.serve.tracing import outgoing
-from rec.ranking.feedback import LOG_ERRORS
-from rec.ranking.item_changes import ItemChange
+from rec.ranking.feedback.item_changes import ItemChange
+from rec.ranking.feedback.stores import LOG_ERRORS
 from rec.ranking.item_rows import clean_item, render_item
 
 router = APIRouter(tags=["items"])

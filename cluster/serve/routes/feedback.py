@@ -10,7 +10,7 @@ from cluster.serve.event_reading import read_event
 from cluster.serve.schemas import EventsAnswer, EventsBody, FeedbackEvent, Rejection
 from cluster.serve.state import State, not_stored
 from rec.data.events import Event
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.stores import LOG_ERRORS
 
 router = APIRouter(tags=["feedback"])
 _log = logging.getLogger(__name__)

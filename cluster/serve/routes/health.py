@@ -9,7 +9,7 @@ from cluster.serve.calls import UnavailableError
 from cluster.serve.schemas import Health
 from cluster.serve.state import GatewayState, State, retry_later
 from rec.data.events import DEFAULT_EVENT_TYPE, SEARCH, Event
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.stores import LOG_ERRORS
 from rec.ranking.requests import Request
 
 READY_WITHIN_S = 30.0

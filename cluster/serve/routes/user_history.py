@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cluster.serve.schemas import UserId
 from cluster.serve.state import State, retry_later
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.stores import LOG_ERRORS
 
 router = APIRouter(tags=["users"])
 

@@ -23,8 +23,8 @@ from cluster.serve.state import GatewayState, State, retry_later
 from rec.data.privacy import load_or_create_key
 from rec.data.tombstones import add_tombstones, tombstones_of
 from rec.errors import ArtifactError
-from rec.ranking.event_log import UserRecords
-from rec.ranking.feedback import LOG_ERRORS
+from rec.ranking.feedback.event_log import UserRecords
+from rec.ranking.feedback.stores import LOG_ERRORS
 from rec.ranking.requests import Language
 from rec.stages.erasure_request import PENDING, read_erasure
 from rec.stages.preparation import KEY_FILE

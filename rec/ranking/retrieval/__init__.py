@@ -1,0 +1,1 @@
+"""Where candidates come from: the index, the other sources, and the filters inside them."""
