@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rec.encoders.model_files import MAX_NODES, nodes, read_json
+from rec.encoders.tokenizer_patterns import check_pattern
 from rec.errors import ConfigError
 
 MAX_ADDED_TOKENS = 20_000
@@ -23,9 +24,6 @@ MAX_GROWTH = 16
 """A text may become so many times longer before it is cut into tokens."""
 MAX_REPLACEMENT_BYTES = 64
 """Of one character in a table of replacements; the longest of Unicode's own has 33."""
-MAX_PATTERN_LENGTH = 2_000
-MAX_OPEN_ENDS = 3
-"""Repeats without an end in one branch of a pattern: each is another power of the text's length."""
 _CLASSES = re.compile(
     r"^((Bert|Roberta|XLMRoberta|MPNet|DistilBert|Camembert|Electra|GPT2|Llama|Code|Qwen2|GPTNeoX|"
     r"T5|MT5|PreTrained)Tokenizer(Fast)?|TokenizersBackend)$"
@@ -71,7 +69,7 @@ def check_tokenizer(folder: Path, flag: str) -> None:
         _check_replacements(step, where)
         pattern = step.get("pattern")
         if isinstance(pattern, Mapping) and "Regex" in pattern:
-            _check_pattern(str(pattern["Regex"]), where)
+            check_pattern(str(pattern["Regex"]), where)
 
 
 def _check_count(number: int, flag: str, name: str) -> None:
@@ -108,64 +106,3 @@ def _check_replacements(step: Mapping[str, Any], where: str) -> None:
             f"{where} replaces a character by {longest} bytes, expected at most "
             f"{MAX_REPLACEMENT_BYTES}"
         )
-
-
-def _check_pattern(pattern: str, where: str) -> None:
-    """Refuse a pattern that may try every way to cut a text.
-
-    Raises:
-        ConfigError: a repeat holds a repeat or a choice, or one branch has many open ends.
-    """
-    shown = pattern[:40]
-    if len(pattern) > MAX_PATTERN_LENGTH:
-        raise ConfigError(
-            f"{where} has a pattern of {len(pattern)} characters, expected at most "
-            f"{MAX_PATTERN_LENGTH}"
-        )
-    plain = _without_classes(pattern)
-    # Of every open group, the outermost first: does it hold a choice or a repeat, its open ends.
-    varies, ends = [False], [0]
-    for place, mark in enumerate(plain):
-        if mark == "(":
-            varies.append(False)
-            ends.append(0)
-        elif mark == ")" and len(varies) > 1:
-            inner_varies, inner_ends = varies.pop(), ends.pop()
-            if inner_varies and _repeats(plain, place + 1):
-                raise ConfigError(
-                    f"{where} has a repeat within a repeat in {shown!r}: some texts would take "
-                    "for ever"
-                )
-            varies[-1] |= inner_varies
-            ends[-1] += inner_ends
-        elif mark == "|":
-            varies[-1], ends[-1] = True, 0
-        elif _repeats(plain, place):
-            varies[-1] = True
-            ends[-1] += 1
-        if ends[-1] > MAX_OPEN_ENDS:
-            raise ConfigError(
-                f"{where} has more than {MAX_OPEN_ENDS} repeats in a row in {shown!r}: some texts "
-                "would take for ever"
-            )
-
-
-def _repeats(plain: str, place: int) -> bool:
-    """Return whether a repeat of more than one stands at a place; ``{,3}`` counts, ``?`` does not.
-
-    >>> [_repeats(text, 1) for text in ("a*", "a?", "a{2,}", "ab")]
-    [True, False, True, False]
-    """
-    return re.match(r"[*+]|\{\d*,?\d*\}", plain[place:]) is not None
-
-
-def _without_classes(pattern: str) -> str:
-    r"""Return a pattern whose escapes and character classes are a letter each.
-
-    >>> _without_classes(r"\p{L}+|[^\s\p{N}]+[\r\n]*|\(")
-    'x+|x+x*|x'
-    """
-    text = re.sub(r"\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.", "x", pattern, flags=re.DOTALL)
-    while (shorter := re.sub(r"\[\^?\]?[^\[\]]*\]", "x", text)) != text:
-        text = shorter
-    return text

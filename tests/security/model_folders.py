@@ -204,6 +204,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "pattern with a choice": (tokenizer(pre_tokenizer=split("(e|ee)*$")), "repeat within"),
     "pattern hidden in a group": (tokenizer(pre_tokenizer=split("(?:(?:e{2,}))+$")), "repeat wit"),
     "pattern of many ends": (tokenizer(pre_tokenizer=split("e*e*e*e*e*!")), "repeats in a row"),
+    "pattern of two ends": (tokenizer(pre_tokenizer=split("[ef]*[eg]*!")), "repeats in a row"),
+    "pattern of long bounds": (tokenizer(pre_tokenizer=split("e{0,999}e{1,999}!")), "repeats in a"),
+    "pattern of small choices": (tokenizer(pre_tokenizer=split("e?" * 30 + "e{30}")), "repeats in"),
+    "pattern of repeated choices": (tokenizer(pre_tokenizer=split("(?:e?){30}!")), "repeat within"),
+    "pattern of groups without end": (tokenizer(pre_tokenizer=split("(" * 1_900)), "repeat within"),
     "pattern of a mile": (tokenizer(pre_tokenizer=split("e" * 3_000)), "3000 characters"),
     "brackets": (
         write("tokenizer.json", '{"normalizer":' + "[" * 100_000 + "]" * 100_000 + "}"),
