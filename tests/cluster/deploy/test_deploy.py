@@ -286,6 +286,15 @@ def test_image_passes_the_linter() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_every_drill_has_a_line_in_the_runbook() -> None:
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    drills = sorted((DEPLOY.parents[1] / "tests" / "chaos").glob("test_*.py"))
+    assert len(drills) > 10
+    for path in drills:
+        link = f"| [{path.stem}](../../tests/chaos/{path.name}) |"
+        assert text.count(link) == 1, path.name
+
+
 @pytest.fixture
 def compose() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
