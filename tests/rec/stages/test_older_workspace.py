@@ -1,7 +1,7 @@
 """A workspace of an older version: what can be read is, and what is refused says how to go on.
 
-``data/older_workspace.zip`` was written by the code of commit 6968f5e: an event log of format 0,
-prepared files, embeddings, and a release of towers that are shaped otherwise now.
+``tests/rec/data/older_workspace.zip`` was written by the code of commit 6968f5e: an event log of
+format 0, prepared files, embeddings, and a release of towers that are shaped otherwise now.
 """
 
 import zipfile
@@ -16,9 +16,9 @@ from rec.data.events import Event
 from rec.encoders import EncoderConfig
 from rec.errors import ArtifactError
 from rec.ranking.current import current_release
-from rec.ranking.event_log import LOG_FILE, EventLog
-from rec.ranking.history import HistoryStore
-from rec.ranking.item_changes import ItemChanges
+from rec.ranking.feedback.event_log import LOG_FILE, EventLog
+from rec.ranking.feedback.history import HistoryStore
+from rec.ranking.feedback.item_changes import ItemChanges
 from rec.ranking.release import read_release_files
 from rec.stages.embedding import embed, load_embeddings
 from rec.stages.ingesting import ingest
@@ -29,7 +29,7 @@ BOUGHT = ("item/0", "item/1", "item/2")
 
 @pytest.fixture
 def older(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(Path(__file__).parent / "data" / "older_workspace.zip") as packed:
+    with zipfile.ZipFile(Path(__file__).parents[1] / "data" / "older_workspace.zip") as packed:
         packed.extractall(tmp_path)
     (tmp_path / "workspace" / "pseudonym.key").chmod(0o600)
     return tmp_path
