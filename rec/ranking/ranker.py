@@ -8,7 +8,7 @@ Shapes: C candidates, F features.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ LEADS = (*RANKED, "popularity", "recent_popularity", "newest_popularity")
 """Single sources that trees must beat; one of them orders alone where they do not."""
 LEAD_WEIGHT = 2.0
 """What the first place of the lead starts with: a few dozen trees can overturn it."""
+POPULARITIES = ("popularity", "recent_popularity", "current_popularity", "newest_popularity")
+"""Columns of which one may order for users without events."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,19 @@ class RankerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ColdUsers:
+    """Say what orders for users without events: the log share of one popularity window.
+
+    Attributes:
+        popularity: one of ``POPULARITIES``.
+        intercept: log of how many items come next at once: shares of events add up to 1.
+    """
+
+    popularity: str
+    intercept: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trees:
     """Hold one set of trees and what turns its output into log-odds.
 
@@ -104,6 +119,7 @@ class Trees:
         slope: of the log-odds in that number.
         intercept: log-odds where it is 0.
         metrics: out-of-fold NDCG of the trees, of the cosine and of single sources.
+        cold_users: what orders for users without events; the same as for others if absent.
     """
 
     lead: str
@@ -113,6 +129,7 @@ class Trees:
     slope: float
     intercept: float
     metrics: Mapping[str, float]
+    cold_users: ColdUsers | None = None
 
     def predict(self, features: NDArray[np.float32], *, num_threads: int) -> NDArray[np.float64]:
         """Return the number that orders one user's candidates, float64 ``(C,)``."""
@@ -140,10 +157,34 @@ def follow_lead(features: NDArray[np.float32], lead: str) -> NDArray[np.float64]
     return order
 
 
+def follow_popularity(features: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Return the log shares of one of ``POPULARITIES``, equals by that of all events, ``(C,)``.
+
+    Args:
+        features: float32 ``(C, F)``, columns ``FEATURES``.
+        name: of the window.
+    """
+    shares: NDArray[np.float32] = (
+        features[:, FEATURES.index(name)] + 1e-3 * features[:, FEATURES.index("popularity")]
+    )
+    return shares
+
+
 def is_without_events(features: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which candidates nobody has had, bool ``(C,)``."""
     is_cold: NDArray[np.bool_] = features[:, FEATURES.index("item_users")] == 0
     return is_cold
+
+
+def is_of_cold_user(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which candidates are of users without events, bool ``(C,)``.
+
+    Who has searched and done nothing else has a cosine.
+    """
+    has_none: NDArray[np.bool_] = (features[:, FEATURES.index("history_length")] == 0) & (
+        features[:, FEATURES.index("sequence")] == 0
+    )
+    return has_none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +208,11 @@ class Ranker:
             return np.zeros(0, dtype=np.float32)
         raw = trees.predict(features, num_threads=num_threads)
         result: NDArray[np.float32] = (trees.slope * raw + trees.intercept).astype(np.float32)
+        if trees.cold_users is not None:
+            mine = is_of_cold_user(features)
+            shares = follow_popularity(features[mine], trees.cold_users.popularity)
+            expected = np.exp(shares + trees.cold_users.intercept)
+            result[mine] = np.log(np.expm1(expected))  # odds of one or more (Poisson)
         return result
 
 
@@ -184,6 +230,7 @@ def save_ranker(ranker: Ranker, folder: Path) -> None:
             "slope": trees.slope,
             "intercept": trees.intercept,
             "metrics": dict(trees.metrics),
+            "cold_users": None if trees.cold_users is None else asdict(trees.cold_users),
         }
     write_json(folder / RANKER_FILE, {"features": list(FEATURES), "modes": modes})
 
@@ -214,10 +261,15 @@ def load_ranker(folder: Path) -> Ranker:
                 slope=entry["slope"],
                 intercept=entry["intercept"],
                 metrics=entry["metrics"],
+                cold_users=_cold_users(entry.get("cold_users")),
             )
             for mode, entry in values["modes"].items()
         }
     )
+
+
+def _cold_users(values: Mapping[str, Any] | None) -> ColdUsers | None:
+    return None if values is None else ColdUsers(**values)
 
 
 def _trees_file(mode: str) -> str:

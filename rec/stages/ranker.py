@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from rec.data.splits import EvaluationSet
-from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.ranking.columns import FEATURES
 from rec.ranking.ranker import (
     LEAD_WEIGHT,
@@ -26,8 +25,12 @@ from rec.ranking.ranker import (
     RankerConfig,
     Trees,
     follow_lead,
+    is_of_cold_user,
     is_without_events,
 )
+from rec.stages.cold_items import find_cold_offset
+from rec.stages.cold_users import choose_popularity
+from rec.stages.example_lists import FEWEST_TO_COMPARE, ndcg_of
 from rec.stages.ranker_examples import (
     Examples,
     Knowledge,
@@ -36,15 +39,10 @@ from rec.stages.ranker_examples import (
     join_examples,
 )
 
-VALIDATION_K = 10
 _TRUNCATION = 20
 """Places that LambdaRank looks at: twice a list."""
-_COLD_OFFSETS = np.arange(-1.0, 3.01, 0.1).round(1)
-"""What is tried for items without events; the lead's first place starts with ``LEAD_WEIGHT``."""
 _WEIGHTS = (1.0, 0.5, 0.25)
 """Shares of what the trees say that are tried: those of a small log believe too much of it."""
-_FEWEST_TO_COMPARE = 10
-"""Moments with a hit below which not even single sources are compared."""
 logger = logging.getLogger(__name__)
 
 
@@ -114,16 +112,16 @@ def gather_examples(
 def fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) -> Trees | None:
     """Return one set of trees, a single source, or ``None`` where the cosine is as good."""
     num_moments = examples.moments.num_users
-    if num_moments < _FEWEST_TO_COMPARE:
+    if num_moments < FEWEST_TO_COMPARE:
         logger.info("ranker: %d moments with a hit are too few", num_moments)
         return None
-    metrics = {name: _ndcg(examples, follow_lead(examples.features, name)) for name in LEADS}
+    metrics = {name: ndcg_of(examples, follow_lead(examples.features, name)) for name in LEADS}
     lead = max(metrics, key=lambda name: metrics[name])
     start = LEAD_WEIGHT * follow_lead(examples.features, lead)
     raw, weight, is_better = start, 1.0, False
     if num_moments >= max(config.min_moments, config.num_folds):
         added = _predict_out_of_fold(examples, start, config=config, num_threads=num_threads)
-        found = {weight: _ndcg(examples, start + weight * added) for weight in _WEIGHTS}
+        found = {weight: ndcg_of(examples, start + weight * added) for weight in _WEIGHTS}
         weight = max(found, key=lambda weight: found[weight])
         metrics["trees"] = found[weight]
         is_better = metrics["trees"] > metrics[lead]
@@ -138,7 +136,11 @@ def fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) -> 
         booster = _train(examples, start, everyone, config=config, num_threads=num_threads)
     cold_offset = find_cold_offset(examples, raw, max_loss=config.max_cold_loss)
     raw = raw + cold_offset * is_without_events(examples.features)
-    slope, intercept = _calibrate(raw, examples.is_target)
+    cold_users = choose_popularity(examples, raw)
+    is_others = ~is_of_cold_user(examples.features)
+    if cold_users is None or not is_others.any():
+        is_others[:] = True
+    slope, intercept = _calibrate(raw[is_others], examples.is_target[is_others])
     return Trees(
         lead=lead,
         booster=booster,
@@ -147,6 +149,7 @@ def fit_trees(examples: Examples, *, config: RankerConfig, num_threads: int) -> 
         slope=slope,
         # Moments without a hit were left out: nothing in them was a target.
         intercept=intercept + float(np.log(examples.hit_share)),
+        cold_users=cold_users,
         metrics=metrics,
     )
 
@@ -164,37 +167,6 @@ def _predict_out_of_fold(
         mine = folds[examples.rows] == fold
         raw[mine] = booster.predict(examples.features[mine], num_threads=num_threads)
     return raw
-
-
-def find_cold_offset(examples: Examples, raw: NDArray[np.float64], *, max_loss: float) -> float:
-    """Return the most that items without events may start with, where some items are forgotten.
-
-    NDCG hardly falls over a wide range of it, and who is never shown is never had: so not the best
-    is taken, but the largest that loses no more than a share of it. The items with events are held
-    to the same share by themselves: in a catalog with many more forgotten items than were hidden,
-    what one list gains by a good guess all lists would pay for.
-    """
-    is_cold = is_without_events(examples.features)
-    hiding = np.unique(examples.rows[is_cold])
-    if len(hiding) < _FEWEST_TO_COMPARE:
-        return 0.0
-    keep = np.isin(examples.rows, hiding)
-    mine = replace(
-        examples,
-        moments=examples.moments.select_users(hiding),
-        rows=np.searchsorted(hiding, examples.rows[keep]),
-        items=examples.items[keep],
-        features=examples.features[keep],
-        is_target=examples.is_target[keep],
-    )
-    is_warm_target = mine.is_target & ~is_cold[keep]
-    scores = [raw[keep] + offset * is_cold[keep] for offset in _COLD_OFFSETS]
-    metrics = np.asarray([_ndcg(mine, one) for one in scores])
-    warm = np.asarray([_gain(mine, one, of=is_warm_target) for one in scores])
-    # Against where the trees themselves put both.
-    is_allowed = warm >= (1 - max_loss) * warm[_COLD_OFFSETS == 0]
-    is_allowed &= metrics >= (1 - max_loss) * metrics[is_allowed].max()
-    return float(_COLD_OFFSETS[np.flatnonzero(is_allowed)[-1]])
 
 
 def _train(
@@ -233,33 +205,6 @@ def _train(
         feature_name=list(FEATURES),
     )
     return lightgbm.train(parameters, data, num_boost_round=config.num_trees)
-
-
-def _ndcg(examples: Examples, scores: NDArray[np.floating]) -> float:
-    """Return the mean NDCG over all moments asked, their candidates ordered by ``scores``."""
-    order, place = _places(examples, scores)
-    shown = (place < VALIDATION_K) & np.isfinite(scores[order])
-    lists = np.zeros((examples.moments.num_users, VALIDATION_K), dtype=np.int32)
-    lists[examples.rows[order][shown], place[shown]] = examples.items[order][shown]
-    moments = examples.moments
-    scored = ndcg_at_k(lists, moments.target_offsets, moments.targets)
-    return float(scored.sum()) / max(1, examples.num_asked)
-
-
-def _gain(examples: Examples, scores: NDArray[np.floating], *, of: NDArray[np.bool_]) -> float:
-    """Return the discounted gain that some candidates (bool ``(C,)``) bring to all lists."""
-    order, place = _places(examples, scores)
-    counts = of[order] & (place < VALIDATION_K)
-    return float((1 / np.log2(place[counts] + 2)).sum())
-
-
-def _places(
-    examples: Examples, scores: NDArray[np.floating]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the candidates ordered by moment and score, and each one's 0-based place, ``(C,)``."""
-    order = np.lexsort((-scores, examples.rows))
-    starts = np.searchsorted(examples.rows, np.arange(examples.moments.num_users))
-    return order, np.arange(len(order)) - starts[examples.rows[order]]
 
 
 def _calibrate(raw: NDArray[np.float64], is_target: NDArray[np.bool_]) -> tuple[float, float]:

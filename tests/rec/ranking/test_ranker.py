@@ -20,6 +20,7 @@ from rec.ranking.current import current_release
 from rec.ranking.features import SOURCES, Candidates, find_candidates
 from rec.ranking.ranker import (
     RANKER_FILE,
+    ColdUsers,
     Ranker,
     RankerConfig,
     Trees,
@@ -36,7 +37,8 @@ from rec.ranking.retrieval.sources import (
     save_tables,
     score_sources,
 )
-from rec.stages.ranker import find_cold_offset, fit_ranker
+from rec.stages.cold_items import find_cold_offset
+from rec.stages.ranker import fit_ranker
 from rec.stages.ranker_examples import (
     Examples,
     Knowledge,
@@ -396,13 +398,20 @@ def test_log_odds_are_calibrated(window: Window) -> None:
 def test_ranker_survives_its_files(window: Window, tmp_path: Path) -> None:
     kept = Ranker(
         trees={
-            mode: replace(trees, weight=0.5, cold_offset=0.3)
+            mode: replace(
+                trees,
+                weight=0.5,
+                cold_offset=0.3,
+                cold_users=ColdUsers(popularity="recent_popularity", intercept=0.25),
+            )
             for mode, trees in window.ranker.trees.items()
         }
     )
     save_ranker(kept, tmp_path)
     loaded = load_ranker(tmp_path)
     features = np.random.default_rng(0).normal(size=(20, len(FEATURES))).astype(np.float32)
+    for name in ("history_length", "sequence"):
+        features[:5, FEATURES.index(name)] = 0.0
     for mode in ("new", "all"):
         np.testing.assert_array_equal(
             loaded.log_odds(features, mode=mode, num_threads=1),
