@@ -54,14 +54,12 @@ def draw_points(
         f'y2="{_HEIGHT - _BOTTOM}"/>',
         f'<line class="axis" x1="{_LEFT}" y1="{_TOP}" x2="{_LEFT}" y2="{_HEIGHT - _BOTTOM}"/>',
     ]
-    for share in (0.0, 0.5, 1.0):
-        x = min(xs) + share * (max(xs) - min(xs))
-        y = min(ys) + share * (max(ys) - min(ys))
-        if ticks is None:
-            parts.append(_tick(at(x, 0)[0], f"{x:.3g}"))
-        parts.append(
-            f'<text x="{_LEFT - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{y:.3g}</text>'
-        )
+    if ticks is None:
+        parts += [_tick(at(x, 0)[0], f"{x:.3g}") for x in _marks(xs)]
+    parts += [
+        f'<text x="{_LEFT - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{y:.3g}</text>'
+        for y in _marks(ys)
+    ]
     parts += [_tick(at(x, 0)[0], tick) for (x, _), tick in zip(points, ticks or (), strict=False)]
     if diagonal:
         low, high = at(min(xs), min(xs)), at(max(xs), max(xs))
@@ -154,6 +152,16 @@ def _tick(x: float, text: str) -> str:
     return (
         f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
     )
+
+
+def _marks(values: Sequence[float]) -> list[float]:
+    """Return the ends and the middle of an axis; one mark where all values are equal.
+
+    >>> _marks([1.0, 3.0]), _marks([0.0, 0.0])
+    ([1.0, 2.0, 3.0], [0.0])
+    """
+    low, high = min(values), max(values)
+    return list(dict.fromkeys([low, low + 0.5 * (high - low), high]))
 
 
 def _scale(values: Sequence[float], start: float, stop: float) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from rec.data.splits import EvaluationSet
 from rec.evaluation.ranking_metrics import ndcg_at_k
 
 _THIRDS = ("rare", "middle", "frequent")
+_IN_ORDER = ("warm", "cold", *_THIRDS)
+"""Labels that are steps of a scale; others keep the order that they are met in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +44,10 @@ def slice_by_target(
     names = np.asarray(labels, dtype=object)[test.targets - 1]
     rows = np.repeat(np.arange(test.num_users), np.diff(test.target_offsets))
     slices = {}
-    for label in dict.fromkeys(labels):
+    for label in sorted(
+        dict.fromkeys(labels),
+        key=lambda label: _IN_ORDER.index(label) if label in _IN_ORDER else len(_IN_ORDER),
+    ):
         keep = names == label
         if not label or not keep.any():
             continue

@@ -53,12 +53,11 @@ def _is_whole(said: Mentions) -> bool:
     )
 
 
-def _quotes_are_known(said: Mentions) -> bool:
-    return all(said.meant[place] for place in said.places("quote"))
+def _quotes_are_introduced(said: Mentions) -> bool:
+    """Each quote is of the evidence; a value follows its label, ``in`` or a word of having.
 
-
-def _attributes_are_introduced(said: Mentions) -> bool:
-    """A value follows its label, ``in`` or a word of having, and nothing else follows those."""
+    Nothing else follows those.
+    """
     introduced: set[int] = set()
     for place in said.places("quote"):
         label = said.introduced_by(place)
@@ -271,8 +270,7 @@ def _counts(
 
 _RULES = (
     _is_whole,
-    _quotes_are_known,
-    _attributes_are_introduced,
+    _quotes_are_introduced,
     _attributes_are_shared,
     _user_only_does,
     _verbs_are_true,

@@ -47,6 +47,9 @@ def test_slice_asks_only_for_the_targets_of_its_label() -> None:
     assert slices["a"].ndcg["ours"] == pytest.approx(1.0)
     assert slices["b"].num_users == 2
     assert slices["b"].ndcg["ours"] == pytest.approx((0 + 1 / np.log2(3)) / 2)
+    # Steps of a scale stand in its order, whichever item comes first.
+    thirds = slice_by_target(lists, test, ["rare", "cold", "a", "warm", "b", ""])
+    assert list(thirds) == ["warm", "cold", "rare"]
 
 
 def test_sweep_recommends_what_costs_nothing_and_covers_more() -> None:

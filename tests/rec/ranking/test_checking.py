@@ -1,15 +1,16 @@
 """A generated sentence passes only where all that it says stands in the evidence."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from rec.ranking.explanations import checking
 from rec.ranking.explanations.checking import is_supported
 from rec.ranking.explanations.facts import Fact, Facts
-from rec.ranking.explanations.sentences import with_one_kind_of_quotes
-from rec.ranking.explanations.wording import Words, explain_in_words, facts_of, quotable
+from rec.ranking.explanations.mentions import Mentions
 from rec.ranking.requests import Evidence, Language
 
 TEA = Evidence(
@@ -70,6 +71,13 @@ UNTRUE = {
     "a thing without a verb": "“Green tea”.",
     "the user as something": "You are “Cup”.",
     "the user's something": "Your “Cup” is here.",
+    "the user as an end": "You bought “Green tea”, and you.",
+    "the user beside a thing": "You bought “Green tea” as you too.",
+    "the user's item": "You bought “Green tea”, your item.",
+    "the user's deed as a thing": "Because your bought “Green tea”.",
+    "a thing that was viewed as listed": "You viewed “Cup” here.",
+    "a thing that was viewed in the list": "You viewed “Cup” in the list.",
+    "a thing that was bought as recommended": "You bought “Green tea” recommended.",
     "no end": "You bought “Green tea”",
     "an open quote": "You bought “Green tea.",
     "a cut title": "You bought “Green”.",
@@ -107,11 +115,24 @@ def test_what_the_evidence_has_not_is_refused(what: str) -> None:
     assert not is_supported(UNTRUE[what], EN)
 
 
+@pytest.mark.parametrize("rule", checking._RULES, ids=lambda rule: rule.__name__)
+def test_every_rule_refuses_what_no_other_does(
+    rule: Callable[[Mentions], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_RULES", [one for one in checking._RULES if one is not rule])
+    rising = Fact(text="Tea", attribute="category", label="category", trend="more")
+    untrue = [(text, EN) for text in UNTRUE.values()]
+    untrue.append(("Of late less “Tea”.", Facts(language="en", facts=[rising])))
+    assert any(is_supported(text, facts) for text, facts in untrue)
+
+
 def test_what_the_evidence_has_not_is_refused_in_chinese() -> None:
     for text in (
         "因为您浏览过“Green tea”。", "因为您购买过“Green tea”，它们同属“Ming”。",
         "您没有购买过“Green tea”。", "因为您购买过“Green tea” 4 次。", "您购买过“Black tea”。",
         "因为您购买过“Tea”。", "因为您浏览过“Cup”，它们同属“Tea”。", "您的“Cup”在列表中。",
+        "您购买过“Green tea”，您也。", "您购买过“Green tea”，您同属“Tea”。",
+        "您浏览过“Cup”在列表中。", "您浏览过“Cup”，它是“Black tea”。",
         "因为您购买过“Green tea”两次。", "“Cup”在列表中，因为您购买过“Green tea”。",
     ):  # fmt: skip
         assert not is_supported(text, ZH), text
