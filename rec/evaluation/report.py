@@ -47,7 +47,7 @@ figure,tr{break-inside:avoid}.wide{overflow:visible}th,td{padding:.2rem .35rem}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _LABEL, _PLOT, _WIDTH, _ROW = 210, 420, 720, 30  # pixels of the drawing, before it is scaled
 _LONGEST_LABEL = 28  # letters that fit into _LABEL pixels at 13 px
-_BAG_SHARE = 0.99  # of NDCG that a bag model keeps: sums in another order move some ties
+BAG_SHARE = 0.99  # of NDCG that a bag model keeps: sums in another order move some ties
 
 
 def render_report(
@@ -239,7 +239,7 @@ def _sweep(sweep: Sweep, words: Mapping[str, str]) -> str:
 
 def _order_gate(order_gate: Mapping[str, float], words: Mapping[str, str]) -> str:
     rows = [[words.get(name, name), f"{value:.4f}"] for name, value in order_gate.items()]
-    is_ordered = order_gate["shuffled"] < _BAG_SHARE * order_gate["ordered"]
+    is_ordered = order_gate["shuffled"] < BAG_SHARE * order_gate["ordered"]
     verdict = words["passed" if is_ordered else "failed"]
     made = table([words["order"], words["ndcg"]], rows)
     return section(words["order_gate"], f"<p>{escape(verdict)}</p>\n{made}")

@@ -5,7 +5,6 @@ by one rename, so serving sees the old release or the new one. Rollback renames 
 """
 
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
 from rec.ranking.canary import Canary, read_canary
 from rec.ranking.current import CURRENT, read_current
 from rec.stages.evaluating import REPORT_FILES
+from rec.stages.model_card import model_card
 
 CARD_FILE = "model_card.md"
 MAX_PREVIOUS = 20
@@ -76,7 +76,12 @@ def make_release(workspace: Path) -> Artifact:
                 link_or_copy(source, draft.path / source.name)
         for name in (METRICS_FILE, USERS_FILE, *REPORT_FILES.values()):
             link_or_copy(report.path / name, draft.path / name)
-        card = _model_card(index, report)
+        card = model_card(
+            index,
+            report,
+            log=read_artifact(workspace / "events" / index.parents["events"]),
+            model=read_artifact(workspace / "models" / index.parents["models"]),
+        )
         (draft.path / CARD_FILE).write_text(card, encoding="utf-8")
         draft.counts |= index.counts
         draft.details |= index.manifest["details"]
@@ -158,52 +163,3 @@ def _changing(workspace: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _model_card(index: Artifact, report: Artifact) -> str:
-    metrics = report.manifest["details"]["metrics"]
-    columns = list(next(iter(metrics.values())))
-    lines = [
-        f"# Model card: {index.name}",
-        "",
-        "Intended use: lists of items of this catalog for users of this shop.",
-        f"Encoder fingerprint: {index.manifest['details']['fingerprint']}.",
-        f"Items: {index.counts['items']}. Test users: {report.counts['users']}.",
-        "",
-        "The figures are of weights that have seen nothing after the temporal cut; the served",
-        "weights went on over the newest events, which no figure here measures.",
-        "",
-        "| model | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    lines += [
-        f"| {name} | " + " | ".join(f"{values[column]:.4f}" for column in columns) + " |"
-        for name, values in metrics.items()
-    ]
-    found = json.loads((report.path / METRICS_FILE).read_text(encoding="utf-8"))
-    lines += [
-        "",
-        f"Protocol: {found['protocol']}, full catalog. accuracy is degenerate for lists; group_auc",
-        "and roc_auc count what is outside a list as ties.",
-    ]
-    if found["calibration"] is not None:
-        error = found["calibration"]["error"]
-        lines.append(f"Calibration of shown items: predicted and observed differ by {error:.4f}.")
-    if found["sweep"] is not None:
-        sweep = found["sweep"]
-        lines.append(
-            f"Popularity's lambda: {sweep['recommended']:g} recommended: {sweep['reason']}."
-        )
-        gap = sweep["points"][0]["group_gap"]
-        if gap is not None:
-            lines.append(
-                f"Fairness: a group's share of exposure is at most {gap:.4f} from its share of "
-                "the catalog, at lambda 0."
-            )
-    lines += [
-        "",
-        "Limits: users without events get popular items. Fairness is measured only where items",
-        "name a group. Intervals know the luck of which users were met, not of seeds or season.",
-        "",
-    ]
-    return "\n".join(lines)

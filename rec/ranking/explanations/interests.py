@@ -15,6 +15,7 @@ from math import sqrt
 
 from rec.ranking.explanations.facts import Fact, Facts, Trend
 from rec.ranking.explanations.narrating import Narrator
+from rec.ranking.explanations.prompting import fact_line
 from rec.ranking.explanations.vocabulary import label_of, verb_of
 from rec.ranking.explanations.wording import quotable
 from rec.ranking.requests import Language
@@ -30,7 +31,7 @@ _FEWEST = 5
 """Events on each side below which no trend is told."""
 _CLEAR = 1.96
 """Standard errors between two shares that differ by chance in one history of twenty."""
-PROMPTS: Mapping[Language, str] = {
+_PROMPTS: Mapping[Language, str] = {
     "en": """Sum up what a user did, only from the facts.
 
 Facts: 12 events; category “Lamps” 7 times; category “Chairs” 3 times; searched for “oak” 2 times
@@ -118,7 +119,7 @@ def summarise(
     facts = facts_of_interests(found, num_events=len(events), language=language)
     said = None
     if narrator is not None and facts.facts:
-        [said] = narrator.narrate([facts], seconds=seconds, prompts=PROMPTS)
+        [said] = narrator.narrate([facts], seconds=seconds, prompt=_prompt)
     return Interests(
         text=interests_in_words(facts) if said is None else said,
         language=language,
@@ -127,6 +128,10 @@ def summarise(
         interests=found,
         is_generated=said is not None,
     )
+
+
+def _prompt(facts: Facts) -> str:
+    return _PROMPTS[facts.language].replace("{facts}", fact_line(facts))
 
 
 def find_interests(events: Sequence[Mapping[str, tuple[str, ...]]]) -> tuple[Interest, ...]:

@@ -14,45 +14,16 @@ from dataclasses import replace
 from functools import cache
 
 from rec.ranking.explanations.checking import is_supported
-from rec.ranking.explanations.facts import Fact, Facts
+from rec.ranking.explanations.facts import Facts
+from rec.ranking.explanations.prompting import explanation_prompt
 from rec.ranking.explanations.sentences import with_one_kind_of_quotes
 from rec.ranking.explanations.wording import Words, facts_of
 from rec.ranking.release import MAX_NARRATED
-from rec.ranking.requests import Language, RankedItem
+from rec.ranking.requests import RankedItem
 
 MAX_NEW_TOKENS = 64
 """A title of 60 characters takes 20 of them, in Chinese more."""
-_MAX_VALUES = 2
 ACCEPTED, REFUSED, LATE = "accepted", "refused", "late"
-
-_PROMPTS: Mapping[Language, str] = {
-    "en": """Say in one sentence why an item is in the list, only from the facts.
-
-Facts: bought “Oat milk” 3 times; category “Dairy”
-Sentence: You bought “Oat milk” 3 times, and both are in the category “Dairy”.
-
-Facts: viewed “Desk lamp”; bought “Armchair” 2 times
-Sentence: This is here because you viewed “Desk lamp” and bought “Armchair” 2 times.
-
-Facts: bought this 5 times
-Sentence: It is in the list because you bought this 5 times.
-
-Facts: {facts}
-Sentence:""",
-    "zh": """只用事实，用一句话说明为什么推荐此商品。
-
-事实：购买过“燕麦奶” 3 次；类别“乳品”
-句子：因为您购买过“燕麦奶” 3 次，它们同属“乳品”。
-
-事实：浏览过“台灯”；购买过“扶手椅” 2 次
-句子：此商品在列表中，因为您浏览过“台灯”，还购买过“扶手椅” 2 次。
-
-事实：购买过此商品 5 次
-句子：因为您购买过此商品 5 次，所以推荐它。
-
-事实：{facts}
-句子：""",
-}
 
 
 class Narrator:
@@ -70,14 +41,18 @@ class Narrator:
         self._counts: Counter[str] = Counter()
 
     def narrate(
-        self, facts: Sequence[Facts], *, seconds: float, prompts: Mapping[Language, str] = _PROMPTS
+        self,
+        facts: Sequence[Facts],
+        *,
+        seconds: float,
+        prompt: Callable[[Facts], str] = explanation_prompt,
     ) -> list[str | None]:
         """Return a checked text for each; ``None`` where none passed.
 
         Args:
             facts: of each text.
             seconds: for all of them together, waiting included.
-            prompts: what the model reads, by language, with a place for ``{facts}``.
+            prompt: facts to what the model reads.
         """
         if not facts:
             return []
@@ -87,8 +62,9 @@ class Narrator:
             return [None] * len(facts)
         try:
             left = end - time.monotonic()
-            lines = [prompts[one.language].replace("{facts}", fact_line(one)) for one in facts]
-            written = self._continue(lines, max_new_tokens=MAX_NEW_TOKENS, max_seconds=left)
+            written = self._continue(
+                [prompt(one) for one in facts], max_new_tokens=MAX_NEW_TOKENS, max_seconds=left
+            )
             texts = [
                 text if is_supported(text, one) else None
                 for text, one in zip(map(_first_line, written), facts, strict=True)
@@ -163,45 +139,6 @@ def narrate_items(
             said = replace(explanation, text=text, is_generated=True)
             narrated[place] = replace(item, explanation=said)
     return tuple(narrated)
-
-
-def fact_line(facts: Facts) -> str:
-    """Return the facts as the model reads them.
-
-    >>> from rec.ranking.explanations.facts import Fact
-    >>> tea = Fact(text="Tea", verbs=frozenset({"bought"}), count=2)
-    >>> kind = Fact(text="Hot", attribute="category", label="category", of=frozenset({0}))
-    >>> fact_line(Facts(language="en", facts=[tea, kind], title="Cup"))
-    'bought “Tea” 2 times; category “Hot”'
-    """
-    is_english = facts.language == "en"
-    space = " " * is_english
-
-    def times(fact: Fact) -> str:
-        if fact.count is None or (fact.count == 1 and not fact.attribute):
-            return ""
-        return f" {fact.count} times" if is_english else f" {fact.count} 次"
-
-    things = [fact for fact in facts.facts if fact.attribute is None]
-    values = [fact for fact in facts.facts if fact.attribute is not None]
-    shared = [fact for fact in values if fact.of]
-    lines = []
-    if facts.total is not None:
-        lines.append(f"{facts.total} events" if is_english else f"{facts.total} 次行为")
-    lines += [
-        f"{v.label or f'“{v.attribute}”'}{space}“{v.text}”{times(v)}" for v in values if not v.of
-    ]
-    for fact in things:
-        this = "this" if is_english else "此商品"
-        name = this if fact.is_listed else f"“{fact.text}”"
-        lines.append(f"{''.join(sorted(fact.verbs))}{space}{name}{times(fact)}")
-    if len(things) == 1:  # of two, the model would not know which
-        lines += [f"{v.label or f'“{v.attribute}”'}{space}“{v.text}”" for v in shared[:_MAX_VALUES]]
-    for fact in facts.facts:
-        if fact.trend is not None:
-            word = {"more": "变多", "less": "变少"}[fact.trend]
-            lines.append(f"{fact.trend} “{fact.text}”" if is_english else f"“{fact.text}”{word}")
-    return ("; " if is_english else "；").join(lines)
 
 
 def _first_line(text: str) -> str:

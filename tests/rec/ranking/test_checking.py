@@ -11,6 +11,8 @@ from rec.ranking.explanations import checking
 from rec.ranking.explanations.checking import is_supported
 from rec.ranking.explanations.facts import Fact, Facts
 from rec.ranking.explanations.mentions import Mentions
+from rec.ranking.explanations.sentences import with_one_kind_of_quotes
+from rec.ranking.explanations.wording import Words, explain_in_words, facts_of, quotable
 from rec.ranking.requests import Evidence, Language
 
 TEA = Evidence(

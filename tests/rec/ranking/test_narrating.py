@@ -1,5 +1,6 @@
 """A language model may word the evidence; what it cannot prove is the template's."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -7,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rec.data.events import Event
 from rec.encoders.language_model import LanguageModel
 from rec.errors import ConfigError
-from rec.ranking.explanations import narrating
+from rec.ranking.explanations.checking import is_supported
 from rec.ranking.explanations.facts import Fact, Facts
 from rec.ranking.explanations.narrating import Narrator, load_narrator
+from rec.ranking.explanations.prompting import examples_like, explanation_prompt, fact_line
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import RankingConfig
 from rec.ranking.requests import Language, RankedList, Request
@@ -178,7 +182,6 @@ def test_prompt_holds_facts_once_whatever_they_say() -> None:
 
     Narrator(answer).narrate([facts], seconds=1)
     assert read[0].count("“{facts} {0}”") == 1
-    assert set(narrating._PROMPTS) == {"en", "zh"}
 
 
 def test_settings_out_of_range_and_models_that_are_not_there_are_refused(
@@ -190,3 +193,49 @@ def test_settings_out_of_range_and_models_that_are_not_there_are_refused(
     ranking = replace(plain.ranking, narrator="package:nobody_has_this")
     with pytest.raises(ConfigError, match=r"--ranking\.narrator package:nobody_has_this"):
         Recommender(replace(plain.files, ranking=ranking), release="none")
+
+
+VERBS = {"en": ("bought", "viewed"), "zh": ("购买过", "浏览过")}
+LABELS = {
+    "en": {"category": "category", "words": "name"},
+    "zh": {"category": "类别", "words": "名称"},
+}
+
+
+@given(
+    language=st.sampled_from(["en", "zh"]),
+    counts=st.lists(st.sampled_from([1, 2, 30]), min_size=1, max_size=2),
+    is_listed=st.booleans(),
+    attribute=st.sampled_from([None, "category", "words", "Zed"]),
+    verb=st.integers(0, 1),
+)
+def test_examples_of_a_prompt_are_true_and_look_like_the_facts(
+    language: Language, counts: list[int], is_listed: bool, attribute: str | None, verb: int
+) -> None:
+    things = [
+        Fact(
+            text=f"thing {place}",
+            verbs=frozenset({VERBS[language][(verb + place) % 2]}),
+            count=count,
+            is_listed=is_listed and place == 0,
+        )
+        for place, count in enumerate(counts)
+    ]
+    label = LABELS[language].get(attribute or "")
+    value = Fact(text="value", attribute=attribute, label=label, of=frozenset({0}))
+    facts = Facts(language=language, facts=[*things, value] if attribute else things, title="it")
+    prompt = explanation_prompt(facts)
+    lines = prompt.split("\n")
+    sentences = [
+        line.partition("句子：" if language == "zh" else "Sentence: ")[2] for line in lines
+    ]
+    written = [sentence for sentence in sentences if sentence]
+    examples = examples_like(facts)
+    assert len(written) == len(examples) == 3
+    for example, sentence in zip(examples, written, strict=True):
+        assert is_supported(sentence, example), sentence
+        # As many things and numbers as the facts have, and none of their words.
+        assert len(example.facts) == len(things) + (attribute is not None and len(things) == 1)
+        assert bool(re.search(r"\d", sentence)) == any(count > 1 for count in counts)
+        assert "thing" not in sentence
+    assert lines[-2].endswith(fact_line(facts))
