@@ -76,6 +76,16 @@ def _may_stand(said: Mentions, number: int, label: str | None) -> bool:
     return fact.attribute is not None and label in (ANY, fact.label or fact.attribute)
 
 
+def _no_thing_is_named_twice(said: Mentions) -> bool:
+    """A sentence that names one thing twice is true, and says nothing: a model has lost another."""
+    named = [
+        (said.tokens[place].sentence, said.tokens[place].text)
+        for place in said.places("quote")
+        if not _introduced(said, place)
+    ]
+    return len(named) == len(set(named))
+
+
 def _attributes_are_shared(said: Mentions) -> bool:
     """A shared value is shared by all that its sentence names, or else the text before it.
 
@@ -271,6 +281,7 @@ def _counts(
 _RULES = (
     _is_whole,
     _quotes_are_introduced,
+    _no_thing_is_named_twice,
     _attributes_are_shared,
     _user_only_does,
     _verbs_are_true,

@@ -80,6 +80,7 @@ UNTRUE = {
     "a thing that was viewed as listed": "You viewed “Cup” here.",
     "a thing that was viewed in the list": "You viewed “Cup” in the list.",
     "a thing that was bought as recommended": "You bought “Green tea” recommended.",
+    "a thing twice": "You bought “Green tea” and bought “Green tea”.",
     "no end": "You bought “Green tea”",
     "an open quote": "You bought “Green tea.",
     "a cut title": "You bought “Green”.",
@@ -133,7 +134,8 @@ def test_what_the_evidence_has_not_is_refused_in_chinese() -> None:
         "因为您浏览过“Green tea”。", "因为您购买过“Green tea”，它们同属“Ming”。",
         "您没有购买过“Green tea”。", "因为您购买过“Green tea” 4 次。", "您购买过“Black tea”。",
         "因为您购买过“Tea”。", "因为您浏览过“Cup”，它们同属“Tea”。", "您的“Cup”在列表中。",
-        "您购买过“Green tea”，您也。", "您购买过“Green tea”，您同属“Tea”。",
+        "因为您购买过“Green tea”，还购买过“Green tea”。", "您购买过“Green tea”，您也。",
+        "您购买过“Green tea”，您同属“Tea”。",
         "您浏览过“Cup”在列表中。", "您浏览过“Cup”，它是“Black tea”。",
         "因为您购买过“Green tea”两次。", "“Cup”在列表中，因为您购买过“Green tea”。",
     ):  # fmt: skip
