@@ -63,14 +63,6 @@ class Facts:
         return self.tables.log_shares[self.items]
 
     @cached_property
-    def kin_popularity(self) -> NDArray[np.float32]:
-        """Return what the items nearest in text have of all events, in logs, ``(V,)``."""
-        values: NDArray[np.float32] = np.log(
-            np.exp(self.tables.log_shares[:, 0]) @ self.tables.kin + 1e-9
-        )
-        return values
-
-    @cached_property
     def pair_rows(self) -> NDArray[np.int64]:
         """Return the user of each pair, ``(P,)``."""
         return self.own.keys // self.tables.num_items
@@ -233,7 +225,7 @@ COLUMNS: Mapping[str, Callable[[Facts], Values]] = {
         1 - facts.tables.num_users / np.maximum(facts.tables.counts, 1)
     )[facts.items],
     "item_repeat_gap": lambda facts: facts.tables.repeat_gap[facts.items],
-    "kin_popularity": lambda facts: facts.kin_popularity[facts.items],
+    "kin_popularity": lambda facts: facts.tables.kin_popularity[facts.items],
     # What the user has had of the item.
     "own_count": lambda facts: facts.had(facts.own.pair_events, otherwise=0.0),
     "own_share": lambda facts: (

@@ -105,14 +105,7 @@ def _propose(
     allowed: NDArray[np.bool_] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
     """Return users, items (0-based) and sources of the union of all sources' best items."""
-    shares = tables.log_shares
-    # A short window ties most items: the longer ones decide between them.
-    fine = 1e-3 * shares[:, 0]
-    popular = {
-        "popularity": shares[:, 0],
-        "recent_popularity": shares[:, 1] + fine,
-        "newest_popularity": shares[:, 3] + 1e-2 * shares[:, 2] + fine,
-    }
+    popular = tables.by_popularity
     blocked = None if allowed is None else np.nonzero(~allowed)
     is_cold = torch.from_numpy(histories.lengths == 0)
     num_items = tables.num_items
@@ -168,13 +161,12 @@ def _propose(
 
 
 def _first_allowed(
-    values: NDArray[np.float32], allowed: NDArray[np.bool_] | None, *, width: int
+    order: NDArray[np.int64], allowed: NDArray[np.bool_] | None, *, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the best items, ``(1, n)``, and each one's place among a user's allowed ones.
+    """Return the first items of an order, ``(1, n)``, and each one's place among a user's allowed.
 
     A place is ``width`` or more where the item is not among the user's first ones; ``(B, n)``.
     """
-    order = np.argsort(-values, kind="stable")
     if allowed is None:
         return torch.from_numpy(order[None, :width].copy()), torch.arange(width).unsqueeze(0)
     hidden = int((~allowed).sum(axis=1).max(initial=0))

@@ -60,23 +60,19 @@ class RequestReader:
         for request in requests:
             queries.update(request.query_embeddings)
         places = {name: len(self._index_of) + 1 + place for place, name in enumerate(queries)}
-        tokens: list[int] = []
-        stamps: list[int] = []
-        types: list[int] = []
-        lengths: list[int] = []
+        read: list[tuple[int, int, int]] = []  # token, time, type
+        ends = [0]
         lacking: set[int] = set()
         for row, request in enumerate(requests):
-            before = len(tokens)
-            for event in request.history:
-                token = self._token(event, places)
-                if token is None:
-                    if event.item_id is None:
-                        lacking.add(row)
-                    continue
-                tokens.append(token)
-                stamps.append(event.timestamp_ms)
-                types.append(self._type_codes.get(event.event_type, -1))
-            lengths.append(len(tokens) - before)
+            found = self._events(request.history, places)
+            read += found
+            ends.append(len(read))
+            if len(found) < len(request.history) and any(
+                event.item_id is None and (event.query or "") not in places
+                for event in request.history
+            ):
+                lacking.add(row)
+        tokens, stamps, types = zip(*read, strict=True) if read else ((), (), ())
         excluded = [
             (row, self._index_of[item_id])
             for row, request in enumerate(requests)
@@ -94,7 +90,7 @@ class RequestReader:
         return RequestBatch(
             histories=Sequences(
                 user_ids=[str(row) for row in range(len(requests))],
-                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                offsets=np.asarray(ends, dtype=np.int64),
                 tokens=np.asarray(tokens, dtype=np.int32),
                 timestamps_ms=np.asarray(stamps, dtype=np.int64),
                 event_types=np.asarray(types, dtype=np.int16),
@@ -116,10 +112,23 @@ class RequestReader:
                     f"got shape {row.shape}: embed it with the release's encoder"
                 )
 
-    def _token(self, event: Event, queries: Mapping[str, int]) -> int | None:
-        if event.item_id is not None:
-            return self._index_of.get(event.item_id)
-        return queries.get(event.query or "")
+    def _events(
+        self, history: Sequence[Event], queries: Mapping[str, int]
+    ) -> list[tuple[int, int, int]]:
+        """Return token, time and type of the events that this release knows.
+
+        In one expression: a list's history may be a thousand events long.
+        """
+        index_of, codes = self._index_of.get, self._type_codes.get
+        return [
+            (token, event.timestamp_ms, codes(event.event_type, -1))
+            for event in history
+            if (
+                token := index_of(event.item_id)
+                if event.item_id is not None
+                else queries.get(event.query or "")
+            )
+        ]
 
 
 def _check(request: Request) -> None:

@@ -36,6 +36,10 @@ Best = tuple[NDArray[np.int64], NDArray[np.float32]]
 _WITHIN = np.arange(STRIP)
 _LEAST = np.finfo(np.float32).min
 
+_MARGIN = 1.25
+"""How many slacks below the last leading peak a strip is looked at right away: peaks are rounded up
+more often than down, and a second look costs more than a few strips."""
+
 
 class ItemIndex(Protocol):
     """Find the nearest items of users, exactly or nearly."""
@@ -59,7 +63,6 @@ class ExactIndex:
                 at if absent.
         """
         self.items = items.contiguous()
-        # numpy's products are up to twice as fast as torch's, where there is one thread.
         self._table: NDArray[np.float32] = self.items.numpy()
         if two_passes is None:
             two_passes = len(items) >= _MIN_ITEMS and eight_bits_pay()
@@ -100,7 +103,7 @@ class ExactIndex:
             if size < num_users:
                 pairs = pairs[:, (pairs[0] >= 0) & (pairs[0] < size)]
             if coarse is None:
-                best = _all_best(self._table, block, width=width, pairs=pairs, mask=mask)
+                best = _all_best(self.items, block, width=width, pairs=pairs, mask=mask)
             else:
                 best = _coarse_best(self._table, block, coarse, width=width, pairs=pairs, mask=mask)
             for row, (items, values) in enumerate(best, start=start):
@@ -126,10 +129,13 @@ class ExactIndex:
 
 
 def _all_best(
-    table: NDArray[np.float32], users: Tensor, *, width: int, pairs: Tensor, mask: Tensor | None
+    table: Tensor, users: Tensor, *, width: int, pairs: Tensor, mask: Tensor | None
 ) -> list[Best]:
-    """Return each user's best of the items ``(V, D)``, all scored in float32."""
-    scores = users.numpy() @ table.T  # (B, V)
+    """Return each user's best of the items ``(V, D)``, all scored in float32.
+
+    By torch: of numpy's products a row's last bits depend on the rows beside it.
+    """
+    scores = (users @ table.T).numpy()  # (B, V)
     if mask is not None:
         scores[~mask.expand(scores.shape).numpy()] = -np.inf
     rows, hidden = pairs.numpy()
@@ -219,11 +225,12 @@ def _second_pass(
     """Return a user's best by the peaks of all strips, int32 ``(S,)``.
 
     The ``width`` leading strips have an item each that may appear, so that the k-th best score is
-    hardly ever below the last of their peaks, and a strip whose peak lies more than the slack below
-    that score has nothing for the list. Where it is, the strips between are looked at, too.
+    about the last of their peaks or more, and a strip whose peak lies more than the slack below it
+    has nothing for the list. Where it is less, the strips between are looked at, too.
     """
     place = len(peaks) - width
-    least = max(math.floor(float(np.partition(peaks, place)[place]) - slack / unit), NONE + 1)
+    kth = float(np.partition(peaks, place)[place])
+    least = max(math.floor(kth - _MARGIN * slack / unit), NONE + 1)
     strips = np.flatnonzero(peaks >= least)
     if len(strips) * _MOST_STRIPS > len(peaks):
         return _best(*user.score_all(), width=width)

@@ -8,7 +8,9 @@ events, never in days, so that a log of any pace, or one that knows only an orde
 Shapes: V items, B users, G categories, W popularity windows, T text width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ _GAP_PRIOR = 5.0
 """Repeats at the log's mean gap that each item starts with, so that one repeat says little."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceTables:
     """Hold what the sources know.
 
@@ -82,6 +84,32 @@ class SourceTables:
     def num_items(self) -> int:
         """Return V."""
         return len(self.counts)
+
+    @cached_property
+    def by_popularity(self) -> Mapping[str, NDArray[np.int64]]:
+        """Return all 0-based items, the most popular first, by each source of popularity.
+
+        A short window ties most items: the longer ones decide between them.
+        """
+        shares = self.log_shares
+        fine = 1e-3 * shares[:, 0]
+        values = {
+            "popularity": shares[:, 0],
+            "recent_popularity": shares[:, 1] + fine,
+            "newest_popularity": shares[:, 3] + 1e-2 * shares[:, 2] + fine,
+        }
+        return {name: np.argsort(-value, kind="stable") for name, value in values.items()}
+
+    @cached_property
+    def kin_popularity(self) -> NDArray[np.float32]:
+        """Return what the items nearest in text have of all events, in logs, ``(V,)``."""
+        values: NDArray[np.float32] = np.log(np.exp(self.log_shares[:, 0]) @ self.kin + 1e-9)
+        return values
+
+    @cached_property
+    def items_of_category(self) -> sparse.csr_array:
+        """Return ``categories`` by category, sparse ``(G, V)``."""
+        return sparse.csr_array(self.categories.T)
 
     @property
     def mean_gap(self) -> float:
@@ -194,7 +222,7 @@ def score_sources(tables: SourceTables, histories: Sequences) -> dict[str, NDArr
         "lifts": (recent @ tables.lifts).toarray(),
         "neighbors": (recent @ tables.neighbors).toarray(),
         "personal": own.toarray(),
-        "category": (sparse.diags_array(1 / total) @ taste @ tables.categories.T).toarray(),
+        "category": (sparse.diags_array(1 / total) @ taste @ tables.items_of_category).toarray(),
         "text": read @ tables.text.T,
         "kin": (newest @ tables.accompanies @ tables.kin).toarray(),
     }
