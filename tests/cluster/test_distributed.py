@@ -14,11 +14,12 @@ from rec.artifacts import Artifact
 from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
 from rec.errors import DataError
-from rec.stages.embedding import embed, load_embeddings
+from rec.stages.embedding import embed, load_embeddings, load_images
 from rec.stages.preparation import prepare
 from rec.stages.recommending import recommend
 from rec.stages.train_settings import TrainSettings
 from rec.stages.training import find_model, read_training_metrics
+from tests.rec.encoders.test_vision import embedded, picture, write_vision
 
 pytestmark = pytest.mark.ray
 
@@ -60,6 +61,24 @@ def test_prepare_and_embed_equal_the_in_process_answer(
     assert spread_out.counts["encoded"] == alone.counts["encoded"] > 0
     for found, expected in zip(load_embeddings(spread_out), load_embeddings(alone), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_pictures_on_actors_become_what_they_become_in_one_process(tmp_path: Path) -> None:
+    """Each worker loads the vision model; one picture is none, one stands twice."""
+    model = write_vision(tmp_path / "model")
+    shades = [picture((10 * n, 20, 30)) for n in range(6)]
+    pictures: list[object] = [*shades, b"no picture", shades[0], None]
+    alone = embedded(tmp_path / "alone", pictures, model=model)
+    ours = embedded(tmp_path / "ray", pictures, model=model, spread=RaySpread(num_actors=2))
+    for name in ("images", "distinct_images", "encoded_images", "unreadable_images"):
+        assert ours.counts[name] == alone.counts[name]
+    assert ours.counts["encoded_images"] == 6
+    found, expected = load_images(ours), load_images(alone)
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_array_equal(found.is_present, expected.is_present)
+    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=1e-5)
 
 
 @pytest.mark.usefixtures("ray_cluster")

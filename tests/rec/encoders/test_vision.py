@@ -17,7 +17,7 @@ from rec.encoders import EncoderConfig
 from rec.encoders.checkpoints import PROCESSOR_FILE
 from rec.encoders.vision import VisionEncoder, vision_fingerprint
 from rec.errors import ConfigError
-from rec.spread import in_process
+from rec.spread import Spread, in_process
 from rec.stages.embedding import embed, load_images
 from rec.stages.image_embedding import embed_images
 from rec.stages.preparation import prepare
@@ -115,7 +115,9 @@ def test_models_that_may_not_be_loaded_are_refused(tmp_path: Path) -> None:
         VisionEncoder(str(folder))
 
 
-def embedded(folder: Path, images: list[object], *, model: str, **options: str) -> Artifact:
+def embedded(
+    folder: Path, images: list[object], *, model: str, spread: Spread = in_process, **options: str
+) -> Artifact:
     """Return the embeddings of a catalog with these pictures."""
     folder.mkdir(exist_ok=True)
     ids = [f"i{number}" for number in range(len(images))]
@@ -131,7 +133,7 @@ def embedded(folder: Path, images: list[object], *, model: str, **options: str) 
         num_partitions=1,
     )
     config = EncoderConfig(model="hashing", image_model=model, **options)
-    return embed(folder / "workspace", config=config)[0]
+    return embed(folder / "workspace", config=config, spread=spread)[0]
 
 
 def test_stage_encodes_each_picture_once(tmp_path: Path) -> None:
