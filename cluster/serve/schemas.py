@@ -1,17 +1,38 @@
-"""The HTTP contract as types: what may come in, and what goes out."""
+"""The HTTP contract as types: what may come in, and what goes out.
+
+White space around a text is taken away after its length was looked at: a limit of the schema is
+one of the text as it is sent.
+"""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
-UserId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
-Query = Annotated[str, Field(min_length=1, max_length=512)]
+
+def _filled(text: str) -> str:
+    """Return a text without the white space around it.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    found = text.strip()
+    if not found:
+        raise ValueError("expected more than white space")
+    return found
+
+
+_STRIPPED = AfterValidator(str.strip)
+_FILLED = AfterValidator(_filled)
+ItemId = Annotated[str, Field(min_length=1, max_length=256), _FILLED]
+UserId = Annotated[str, Field(min_length=1, max_length=256), _FILLED]
+Name = Annotated[str, Field(min_length=1, max_length=64), _FILLED]
+Query = Annotated[str, Field(min_length=1, max_length=512), _FILLED]
 Text = Annotated[str, Field(min_length=1, max_length=32_768)]
-Name256 = Annotated[str, Field(min_length=1, max_length=256)]
+Name256 = Annotated[str, Field(min_length=1, max_length=256), _FILLED]
+Text256 = Annotated[str, Field(max_length=256), _STRIPPED]
+Text1000 = Annotated[str, Field(max_length=1000), _STRIPPED]
 FilterValues = Annotated[list[Name256], Field(max_length=100)]
-AttributeValue = bool | int | float | Annotated[str, Field(max_length=1000)] | None
+AttributeValue = bool | int | float | Text1000 | None
 
 ProfileValue = bool | int | float | Name256
 
@@ -19,7 +40,7 @@ ProfileValue = bool | int | float | Name256
 class _Strict(BaseModel):
     """Refuse fields that nobody reads: a misspelt one must not pass in silence."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class InlineEvent(_Strict):
@@ -28,7 +49,7 @@ class InlineEvent(_Strict):
     item_id: ItemId | None = None
     query: Query | None = None
     event_type: Name | None = None
-    timestamp: int | float | str | None = None
+    timestamp: int | float | Annotated[str, _STRIPPED] | None = None
 
 
 class FeedbackEvent(InlineEvent):
@@ -36,9 +57,9 @@ class FeedbackEvent(InlineEvent):
 
     user_id: UserId
     value: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    session_id: Annotated[str, Field(max_length=256)] | None = None
-    event_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    impression_id: Annotated[str, Field(max_length=256)] | None = None
+    session_id: Text256 | None = None
+    event_id: Name256 | None = None
+    impression_id: Text256 | None = None
 
 
 class EventsBody(_Strict):
@@ -136,7 +157,7 @@ class RerankTextsBody(_Strict):
     """Order given texts for a query, in the schema of text-embeddings-inference."""
 
     query: Query
-    texts: Annotated[list[Text], Field(min_length=1, max_length=1000)]
+    texts: Annotated[list[Annotated[Text, _FILLED]], Field(min_length=1, max_length=1000)]
     raw_scores: bool = False
     return_text: bool = False
     truncate: bool = True
@@ -192,14 +213,13 @@ class ItemBody(BaseModel):
 
     model_config = ConfigDict(
         extra="allow",
-        str_strip_whitespace=True,
         json_schema_extra={
             "examples": [{"title": "Oat yogurt, 500 g", "category": ["yogurt"], "price": 2.5}]
         },
     )
     __pydantic_extra__: dict[str, AttributeValue]
-    title: Annotated[str, Field(max_length=1000)] = ""
-    text: Annotated[str, Field(max_length=20_000)] = ""
+    title: Text1000 = ""
+    text: Annotated[str, Field(max_length=20_000), _STRIPPED] = ""
     category: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
     tags: Name256 | Annotated[list[Name256], Field(max_length=100)] = []
     image_embedding: (

@@ -36,6 +36,8 @@ def pieces(content: bytes) -> Iterator[bytes]:
 
 
 LARGE = b'{"events": [' + b" " * MAX_BODY_BYTES + b"]}"
+LONG = " " * 300 + "u"
+"""Longer than the schema allows, and short without its white space."""
 BOMB = gzip.compress(b"[" + b"1," * 5_000_000 + b"1]")
 BAD: dict[str, tuple[str, str, str, Any, int]] = {
     # name: key, method, path, body (bytes: sent as they are), status
@@ -60,6 +62,8 @@ BAD: dict[str, tuple[str, str, str, Any, int]] = {
     "too many events": ("admin", "POST", "/v1/events", [EVENT] * 1_001, 422),
     "no events": ("admin", "POST", "/v1/events", [], 422),
     "long id": ("admin", "POST", "/v1/events", [{**EVENT, "user_id": "u" * 100_000}], 422),
+    "long id in white space": ("admin", "POST", "/v1/events", [{**EVENT, "user_id": LONG}], 422),
+    "id of white space": ("admin", "POST", "/v1/events", [{**EVENT, "user_id": " \t "}], 422),
     "empty id": ("admin", "POST", "/v1/events", [{**EVENT, "user_id": ""}], 422),
     "mistyped": ("admin", "POST", "/v1/recommend", {"k": "ten"}, 422),
     "too many": ("admin", "POST", "/v1/recommend", {"k": 10**9}, 422),
