@@ -111,7 +111,8 @@ async def read_asker(
     asker = Asker(user_id=stored, release=release, history=events, start=start)
     try:
         asker.history = await state.read_history(stored, events)
-    except LOG_ERRORS:
+    except LOG_ERRORS as error:
+        state.log_care.notice(error)
         _log.exception("the history of a user cannot be read")
         asker.degraded.append("history_unavailable")
     asker.timings_s["history"] = time.perf_counter() - start
@@ -139,7 +140,8 @@ async def read_shown(state: GatewayState, asker: Asker) -> None:
     start = time.perf_counter()
     try:
         lists = await asyncio.to_thread(state.history.shown_lists, asker.user_id, limit=MAX_LISTS)
-    except LOG_ERRORS:
+    except LOG_ERRORS as error:
+        state.log_care.notice(error)
         _log.exception("the impressions of a user cannot be read")
         asker.degraded.append("impressions_unavailable")
         return

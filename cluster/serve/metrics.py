@@ -77,6 +77,11 @@ class Metrics:
         self._narrations = self._counter(
             "narrations", "Texts that a language model was to write.", "outcome"
         )
+        self._damages = self._counter(
+            "log_damages", "Damage of the event log: found, mended, failed.", "outcome"
+        )
+        # An increase is seen only of what was 0 before.
+        self._damages.labels("found")
         self._lag = self._histogram(
             "feedback_lag_seconds", "From an event to its place on disk.", bounds=LAG_SECONDS
         )
@@ -87,6 +92,10 @@ class Metrics:
     def count_narrations(self, outcome: str, number: int) -> None:
         """Count texts that a language model was to write: accepted, refused, or too late."""
         self._narrations.labels(outcome).inc(number)
+
+    def count_damage(self, outcome: str) -> None:
+        """Count what became of a damaged event log: found, mended, or failed."""
+        self._damages.labels(outcome).inc()
 
     def count_request(self, route: str, *, method: str, status: int, seconds: float) -> None:
         """Count an answered request; ``route`` is the template, never the path."""

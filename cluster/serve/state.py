@@ -13,9 +13,10 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import Depends, HTTPException, Request
 
 from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, SILENT_S, Upstream
-from cluster.serve.histories import HISTORY_EVENTS
+from cluster.serve.histories import HISTORY_EVENTS, fill_histories
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
+from cluster.serve.log_care import LogCare
 from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.served_release import ServedRelease
 from cluster.serve.served_releases import ServedReleases
@@ -25,8 +26,10 @@ from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.ranking import requests as asking
 from rec.ranking.feedback.group_commit import GroupCommit
+from rec.ranking.feedback.log_mending import Mended
 from rec.ranking.feedback.stores import LOG_ERRORS, open_feedback
 from rec.stages.erasure_request import Eraser
+from rec.stages.mending import mend_feedback_in_use
 from rec.stages.preparation import KEY_FILE
 
 ENCODE_WITHIN_S = 1.0
@@ -36,7 +39,9 @@ LOG_WITHIN_S = 0.25
 _REASONS = {
     sqlite3.SQLITE_FULL: "its disk is full, free some space",
     sqlite3.SQLITE_READONLY: "its disk is read-only",
-    sqlite3.SQLITE_CORRUPT: "its file is damaged and is mended when the service starts anew",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged and is being mended",
+    sqlite3.SQLITE_NOTADB: "its file is damaged and is mended when the service starts anew",
+    sqlite3.SQLITE_BUSY: "another process holds it, perhaps to mend it",
 }
 _log = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ class GatewayState:
         # Apart: a summary that is late must not make a list come from elsewhere.
         self.text_calls = Upstream("ranker (summaries)")
         self.metrics = Metrics(shared_folder(workspace))
+        self.log_care = LogCare(self._mend_log, count=self.metrics.count_damage)
         self.is_ready = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -82,6 +88,12 @@ class GatewayState:
         self.releases.close()
         self.eraser.close()
         self.log.close()
+
+    def _mend_log(self) -> Mended | None:
+        release = self.workspace / "releases" / self.release.name
+        return mend_feedback_in_use(
+            self.workspace, fill=lambda log: fill_histories(log, self.workspace, release)
+        )
 
     @property
     def release(self) -> ServedRelease:
@@ -161,7 +173,10 @@ class GatewayState:
         task.add_done_callback(self._finish_log)
         try:
             await asyncio.wait_for(asyncio.shield(task), LOG_WITHIN_S)
-        except (TimeoutError, *LOG_ERRORS):
+        except TimeoutError:
+            return False
+        except LOG_ERRORS as error:
+            self.log_care.notice(error)
             return False
         return True
 
@@ -176,11 +191,22 @@ class GatewayState:
     def _count_followed(self, impression_ids: Sequence[str]) -> None:
         try:
             found = self.log.count_releases(impression_ids)
-        except LOG_ERRORS:
+        except LOG_ERRORS as error:
+            self.log_care.notice(error)
             _log.warning("the releases of %d impressions cannot be read", len(impression_ids))
             return
         for release, number in found.items():
             self.metrics.count_clicks(release, number)
+
+    def not_stored(self, error: Exception) -> HTTPException:
+        """Return a 503 that says why the event log has not taken something."""
+        self.log_care.notice(error)
+        number = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else 0
+        reason = _REASONS.get(number, "see the server's log")
+        return retry_later(
+            f"the event log cannot write ({reason}): nothing is acknowledged, send the same again "
+            "later, it counts once"
+        )
 
     async def settle(self) -> None:
         """Wait for what goes on behind the answers."""
@@ -204,13 +230,3 @@ State = Annotated[GatewayState, Depends(_of_request)]
 def retry_later(detail: str) -> HTTPException:
     """Return a 503 that says when to come again."""
     return HTTPException(503, detail, {"Retry-After": str(RETRY_AFTER_S)})
-
-
-def not_stored(error: Exception) -> HTTPException:
-    """Return a 503 that says why the event log has not taken something; one of ``LOG_ERRORS``."""
-    number = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else 0
-    reason = _REASONS.get(number, "see the server's log")
-    return retry_later(
-        f"the event log cannot write ({reason}): nothing is acknowledged, send the same again "
-        "later, it counts once"
-    )

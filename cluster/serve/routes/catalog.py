@@ -12,7 +12,7 @@ from cluster.serve.answering import listed, milliseconds
 from cluster.serve.calls import DEADLINE_S, UnavailableError
 from cluster.serve.problems import new_request_id, request_id_of
 from cluster.serve.schemas import ItemAnswer, ItemBody, ItemId, RecommendAnswer
-from cluster.serve.state import GatewayState, State, not_stored, retry_later
+from cluster.serve.state import GatewayState, State, retry_later
 from cluster.serve.tracing import outgoing
 from rec.ranking.feedback.item_changes import ItemChange
 from rec.ranking.feedback.stores import LOG_ERRORS
@@ -42,7 +42,7 @@ async def similar(
         impression_id=new_request_id(),
         release=found.release,
         items=listed(found.items),
-        degraded=[],
+        degraded=list(found.degraded),
         timings_ms={"total": milliseconds(time.perf_counter() - start)},
     )
 
@@ -100,7 +100,7 @@ async def _store(state: GatewayState, change: ItemChange) -> None:
         await asyncio.to_thread(state.changes.append, [change])
     except LOG_ERRORS as error:
         _log.exception("the event log refused an item")
-        raise not_stored(error) from error
+        raise state.not_stored(error) from error
 
 
 def _no_item(item_id: str) -> HTTPException:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 
 from cluster.serve.event_reading import read_event
 from cluster.serve.schemas import EventsAnswer, EventsBody, FeedbackEvent, Rejection
-from cluster.serve.state import State, not_stored
+from cluster.serve.state import State
 from rec.data.events import Event
 from rec.ranking.feedback.stores import LOG_ERRORS
 
@@ -49,7 +49,7 @@ async def add_events(
             accepted, duplicates = await state.commits.append(events)
         except LOG_ERRORS as error:
             _log.exception("the event log refused a group")
-            raise not_stored(error) from error
+            raise state.not_stored(error) from error
     stored_ms = time.time_ns() // 1_000_000
     state.metrics.count_events(
         accepted=accepted,

@@ -37,11 +37,14 @@ async def ready(state: State) -> Health:
 
 @router.get("/healthz")
 async def healthy(state: State) -> Health:
-    """Say that the event log can be read."""
+    """Say that the event log can be read and is not being mended; lists go on without it."""
     try:
         await asyncio.to_thread(state.history.history, "", limit=1)
     except LOG_ERRORS as error:
+        state.log_care.notice(error)
         raise retry_later("the event log cannot be read") from error
+    if state.log_care.is_damaged:
+        raise retry_later("the event log is damaged: lists go on, events may be refused")
     return Health(status="ok")
 
 

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from cluster.serve.metrics import read_coverage
 from cluster.serve.state import State
+from rec.ranking.feedback.stores import LOG_ERRORS
 
 router = APIRouter(tags=["health"])
 
@@ -19,7 +20,11 @@ async def get_metrics(state: State) -> Response:
     canary = state.releases.canary
 
     def read() -> bytes:
-        coverage = read_coverage(state.log, num_items=num_items)
+        try:
+            coverage = read_coverage(state.log, num_items=num_items)
+        except LOG_ERRORS as error:
+            state.log_care.notice(error)
+            coverage = None
         return state.metrics.text(
             release=release,
             num_items=num_items,

@@ -44,6 +44,7 @@ async def get_history(
     try:
         events = await asyncio.to_thread(state.history.history, stored, limit=limit)
     except LOG_ERRORS as error:
+        state.log_care.notice(error)
         raise retry_later("the history cannot be read") from error
     named = {event.item_id for event in events if event.item_id is not None}
     popular = state.release.popular

@@ -152,5 +152,6 @@ async def _read(state: GatewayState, user_id: str) -> UserRecords:
     try:
         return await asyncio.to_thread(state.log.export_user, state.stored_id(user_id))
     except LOG_ERRORS as error:
+        state.log_care.notice(error)
         _log.exception("the records of a user cannot be read")
         raise retry_later("the event log cannot be read") from error

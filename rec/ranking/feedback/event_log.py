@@ -21,7 +21,14 @@ from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
 from rec.data.scrubbing import stored_query
 from rec.errors import ArtifactError
-from rec.ranking.feedback.log_file import connect, create_tables, forget_deleted, hold, what_to_do
+from rec.ranking.feedback.log_file import (
+    Connection,
+    connect,
+    create_tables,
+    forget_deleted,
+    hold,
+    what_to_do,
+)
 
 LOG_FILE = Path("feedback") / "events.db"
 """Where a workspace keeps its log."""
@@ -105,7 +112,7 @@ class EventLog:
         self.path = path
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[Connection] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._let_go = weakref.finalize(self, os.close, hold(path))
@@ -220,8 +227,7 @@ class EventLog:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that holds the write lock; commit on a clean exit, else roll back."""
-        connection = self.connection()
-        connection.execute("BEGIN IMMEDIATE")
+        connection = self._begin()
         try:
             yield connection
             connection.execute("COMMIT")
@@ -229,20 +235,28 @@ class EventLog:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        finally:
+            connection.in_use.release()
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """Give a connection whose reads all see one state of the file."""
         connection = self.connection()
-        connection.execute("BEGIN DEFERRED")
-        try:
-            yield connection
-        finally:
-            connection.execute("ROLLBACK")
+        with connection.in_use:
+            connection.execute("BEGIN DEFERRED")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
 
-    def connection(self) -> sqlite3.Connection:
-        """Return this thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+    def connection(self) -> Connection:
+        """Return this thread's connection, to the file that is the log's now."""
+        found: Connection | None = getattr(self._local, "connection", None)
+        if found is not None and not found.is_current:
+            with self._lock:
+                self._connections.remove(found)
+            found.close()
+            found = None
         if found is None:
             found = connect(self.path)
             self._local.connection = found
@@ -250,11 +264,29 @@ class EventLog:
                 self._connections.append(found)
         return found
 
+    def _begin(self) -> Connection:
+        """Return a connection that is in use and holds the write lock of the log's file."""
+        while True:
+            connection = self.connection()
+            connection.in_use.acquire()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                connection.in_use.release()
+                raise
+            if connection.is_current:
+                return connection
+            # It was replaced while this one waited: what is written here would be lost.
+            connection.execute("ROLLBACK")
+            connection.in_use.release()
+
     def close(self) -> None:
-        """Close every thread's connection; the log must not be used after."""
+        """Close every thread's connection once it is idle; the log must not be used after."""
         with self._lock:
             while self._connections:
-                self._connections.pop().close()
+                connection = self._connections.pop()
+                with connection.in_use:
+                    connection.close()
         self._local = threading.local()
         self._let_go()
 

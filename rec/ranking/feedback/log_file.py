@@ -3,6 +3,10 @@
 Whatever is deleted is overwritten (``secure_delete``), so that an erased user leaves no bytes in
 free pages. ``PRAGMA user_version`` is the format: files of before that setting have 0 and are
 rewritten once, when the first user is erased.
+
+A damaged file is replaced while others have it open (``rec.ranking.log_replacing``): a connection
+knows which file it opened, and whoever holds the write lock of a file that is not the log's any
+more lets go of it and opens the new one.
 """
 
 import fcntl
@@ -11,11 +15,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rec.errors import ArtifactError
 
+SIDE_FILES = ("-wal", "-shm")
+"""What SQLite keeps beside a file that is open."""
 LOG_FORMAT = 1
 """What this version writes; it opens this and every earlier one."""
 _BUSY_TIMEOUT_S = 10.0
@@ -75,20 +84,78 @@ CREATE TABLE IF NOT EXISTS base_history (
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """Know which file was opened, and whether its thread is at work with it."""
+
+    path: Path
+    file_number: int
+    in_use: threading.RLock
+    """Held during a transaction: closing a connection under its thread ends the process."""
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the log's file is still the one that was opened."""
+        try:
+            return self.path.stat().st_ino == self.file_number
+        except FileNotFoundError:
+            return True  # there is no other one
+
+
+def connect(path: Path) -> Connection:
     """Return a connection to a file, which is created where there is none."""
-    connection = sqlite3.connect(
-        path,
-        timeout=_BUSY_TIMEOUT_S,
-        # Transactions are opened by hand, so that each says which lock it takes.
-        isolation_level=None,
-        # ``close`` runs in another thread; otherwise a connection stays in its own.
-        check_same_thread=False,
-    )
-    _set_wal(connection)
+    with _opening(path, fcntl.LOCK_SH):
+        connection = sqlite3.connect(
+            path,
+            timeout=_BUSY_TIMEOUT_S,
+            # Transactions are opened by hand, so that each says which lock it takes.
+            isolation_level=None,
+            # ``close`` runs in another thread; otherwise a connection stays in its own.
+            check_same_thread=False,
+            factory=Connection,
+        )
+        try:
+            _set_wal(connection)
+            connection.path, connection.file_number = path, path.stat().st_ino
+            connection.in_use = threading.RLock()
+        except BaseException:
+            connection.close()
+            raise
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON")
     return connection
+
+
+def replace_file(path: Path, by: Path) -> None:
+    """Put another file in the place of a log's, whose write-ahead log must have been folded in.
+
+    Who has the old one open goes on reading it; the caller holds its write lock.
+    """
+    with _opening(path, fcntl.LOCK_EX):
+        for suffix in SIDE_FILES:
+            # What is left of the old file's log would be taken for the new one's.
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        by.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def opening_path(path: Path) -> Path:
+    """Return where the lock is under which a log's file is opened or replaced."""
+    return path.with_name(f".{path.name}.opening")
+
+
+@contextmanager
+def _opening(path: Path, lock: int) -> Iterator[None]:
+    """Keep the file from being replaced, or opened, while a block runs: moments."""
+    descriptor = os.open(opening_path(path), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, lock)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def lock_file(path: Path) -> int:

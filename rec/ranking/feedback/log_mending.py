@@ -1,9 +1,9 @@
 """Mend an event log whose file is damaged: keep what can be read, put the damaged file aside.
 
 A disk that lost a page, a copy that was cut short: SQLite then refuses whatever leads through that
-page. While a service runs it answers all else (``degraded`` where a history cannot be read, 503
-where an event cannot be stored); the next start of it, or of ``ingest``, mends. Histories' bases
-are not carried over, because they are loaded from the release again.
+page. The start of a service, or of ``ingest``, mends what nobody uses (``mend_log``); a running
+service mends what it has open itself (``log_replacing``). Histories' bases are not carried over,
+because they are loaded from the release again.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +21,19 @@ from rec.artifacts import write_json
 from rec.errors import ArtifactError
 from rec.ranking.feedback.event_log import EventLog
 from rec.ranking.feedback.item_changes import ItemChanges
-from rec.ranking.feedback.log_file import LOG_FORMAT, connect, lock_file, lock_path
+from rec.ranking.feedback.log_file import (
+    LOG_FORMAT,
+    connect,
+    lock_file,
+    lock_path,
+    opening_path,
+    replace_file,
+)
 from rec.ranking.feedback.log_pages import MAGIC, Value, read_rows
 
 DAMAGED = "damaged-"
 """How the folders beside the log begin that keep damaged files."""
 _MAX_FAULTS = 5
-_SIDE_FILES = ("-wal", "-shm")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "TEXT": (str,),
     "INTEGER": (int,),
@@ -79,22 +85,11 @@ def mend_log(path: Path, *, taken: int) -> Mended | None:
         if not faults:
             return None
         _refuse_newer(path)
-        folder = path.with_name(f"{DAMAGED}{datetime.now(tz=UTC):%Y%m%dT%H%M%S%f}")
-        folder.mkdir(mode=0o700)
-        mended = Mended(faults=faults, folder=str(folder))
-        aside = folder / f".{path.name}"
-        try:
+        with quarantine(path) as folder:
             shutil.copy2(path, folder / path.name)
             _fold(path, folder)
-            _write(path, aside, mended, taken=taken)
-            write_json(folder / "report.json", asdict(mended))
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        for suffix in _SIDE_FILES:
-            # What is left of the old file's log would be taken for the new one's.
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        aside.replace(path)
+            mended, aside = rewrite(path, folder, faults=faults, taken=taken)
+        replace_file(path, aside)
     _log.warning("%s", mended)
     return mended
 
@@ -103,13 +98,67 @@ def faults_of(path: Path) -> list[str]:
     """Return what is wrong with a log's file as a database; empty where nothing is."""
     try:
         with closing(connect(path)) as connection:
-            rows = connection.execute(f"PRAGMA quick_check({_MAX_FAULTS})").fetchall()
+            return faults_in(connection)
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return [str(error)]
         # Locked, full or not to be opened: who opens it next says so.
+        return [str(error)] if is_damage(error) else []
+    except OSError:
         return []
+
+
+def faults_in(connection: sqlite3.Connection) -> list[str]:
+    """Return what is wrong with the file of a connection; raises where it cannot even be asked."""
+    try:
+        rows = connection.execute(f"PRAGMA quick_check({_MAX_FAULTS})").fetchall()
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return [str(error)]
+        raise
     return [] if rows == [("ok",)] else [" ".join(str(text).split()) for (text,) in rows]
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether an error says that the file itself is damaged."""
+    return isinstance(error, sqlite3.DatabaseError) and (error.sqlite_errorcode & 0xFF) in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+
+
+@contextmanager
+def quarantine(path: Path) -> Iterator[Path]:
+    """Give a new folder beside a log, for its damaged file; it goes again if the block fails."""
+    folder = path.with_name(f"{DAMAGED}{datetime.now(tz=UTC):%Y%m%dT%H%M%S%f}")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def rewrite(
+    path: Path,
+    folder: Path,
+    *,
+    faults: Sequence[str],
+    taken: int,
+    fill: Callable[[EventLog], object] | None = None,
+) -> tuple[Mended, Path]:
+    """Write a new log of what can be read of a damaged one; return the report and the new file.
+
+    Args:
+        path: the damaged file, with its write-ahead log folded in.
+        folder: of ``quarantine``; the report stays there.
+        faults: what is wrong.
+        taken: newest number that was ingested.
+        fill: what else goes into the new log.
+    """
+    mended = Mended(faults=faults, folder=str(folder))
+    aside = folder / f".{path.name}"
+    _write(path, aside, mended, taken=taken, fill=fill)
+    write_json(folder / "report.json", asdict(mended))
+    return mended, aside
 
 
 @contextmanager
@@ -152,14 +201,21 @@ def _fold(path: Path, folder: Path) -> None:
         _log.warning("the write-ahead log of %s cannot be read: its events are lost", path)
 
 
-def _write(path: Path, aside: Path, mended: Mended, *, taken: int) -> None:
+def _write(
+    path: Path,
+    aside: Path,
+    mended: Mended,
+    *,
+    taken: int,
+    fill: Callable[[EventLog], object] | None,
+) -> None:
     """Write a new log of the rows of a damaged one."""
     log = EventLog(aside)
     try:
         ItemChanges(log)
         kept: set[int] = set()
         named: set[int] = set()
-        last = taken
+        last = {"events": taken, "item_changes": 0}
         with log.transaction() as connection:
             tables = [
                 _table(connection, name) for name in ("events", "impressions", "item_changes")
@@ -168,7 +224,8 @@ def _write(path: Path, aside: Path, mended: Mended, *, taken: int) -> None:
                 if row.row_id is None:
                     named |= _named(row.values)
                     continue
-                last = max(last, _counter(row.values))
+                for name, number in _counter(row.values):
+                    last[name] = max(last[name], number)
                 for table in tables:
                     if table.fits(row.values):
                         connection.execute(table.insert, (row.row_id, *table.stored(row.values)))
@@ -177,11 +234,21 @@ def _write(path: Path, aside: Path, mended: Mended, *, taken: int) -> None:
             for table in tables:
                 [number] = connection.execute(f"SELECT COUNT(*) FROM {table.name}").fetchone()
                 mended.kept[table.name] = number
+            # Who follows the changes has seen the number of a lost one: it is not given again.
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'item_changes'")
+            connection.execute(
+                "INSERT INTO sqlite_sequence SELECT 'item_changes', "
+                "max(?, coalesce(max(seq), 0)) FROM item_changes",
+                (last["item_changes"],),
+            )
         mended.lost_events = len(named - kept)
-        log.count_on(max(last, *kept, *named, 0))
+        log.count_on(max(last["events"], *kept, *named, 0))
+        if fill is not None:
+            fill(log)
     finally:
         log.close()
-        lock_path(aside).unlink(missing_ok=True)
+        for beside in (lock_path(aside), opening_path(aside)):
+            beside.unlink(missing_ok=True)
     if not any(mended.kept.values()):
         raise ArtifactError(
             f"{path} is damaged ({mended.faults[0]}) and nothing in it can be read: restore it "
@@ -237,10 +304,10 @@ def _named(values: Sequence[Value]) -> set[int]:
             return set()
 
 
-def _counter(values: Sequence[Value]) -> int:
-    """Return the newest number that was given, out of the row that SQLite keeps it in."""
+def _counter(values: Sequence[Value]) -> list[tuple[str, int]]:
+    """Return a table and its newest number, out of the row that SQLite keeps it in."""
     match values:
-        case ["events", int() as seq]:
-            return seq
+        case ["events" | "item_changes" as table, int() as seq]:
+            return [(str(table), seq)]
         case _:
-            return 0
+            return []
