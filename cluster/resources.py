@@ -56,6 +56,8 @@ class ServeResources:
     gateway: Mapping[str, Any]
     encoder: Mapping[str, Any]
     ranker: Mapping[str, Any]
+    index_shard: Mapping[str, Any]
+    """Of each part of the index, where it is held in several."""
     proxies: Literal["HeadOnly", "EveryNode"] = "HeadOnly"
     """Where HTTP is answered. With several nodes every one of them does, so that losing the head
     loses no request."""
@@ -112,6 +114,7 @@ LAPTOP = Profile(
         gateway=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=64),
         encoder=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=32),
         ranker=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=32),
+        index_shard=_deployment(num_cpus=0.1, min_replicas=1, max_replicas=2, ongoing=32),
     ),
 )
 
@@ -125,6 +128,7 @@ CPU = Profile(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=2, min_replicas=1, max_replicas=16, ongoing=32),
         ranker=_deployment(num_cpus=2, min_replicas=2, max_replicas=32, ongoing=32),
+        index_shard=_deployment(num_cpus=2, min_replicas=2, max_replicas=16, ongoing=64),
         proxies="EveryNode",
     ),
 )
@@ -139,6 +143,7 @@ GPU = Profile(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=1, num_gpus=0.5, min_replicas=1, max_replicas=8, ongoing=128),
         ranker=_deployment(num_cpus=1, num_gpus=0.25, min_replicas=2, max_replicas=16, ongoing=128),
+        index_shard=_deployment(num_cpus=2, min_replicas=2, max_replicas=16, ongoing=64),
         proxies="EveryNode",
     ),
 )

@@ -35,6 +35,10 @@ class ServeArguments(Arguments):
     password that nobody should read in the list of processes comes from NEXTRAY_HISTORY_PASSWORD.
     """
 
+    index_shards: int = 1
+    """Parts that the index of a large catalog is held in, each on replicas of its own. Lists stay
+    the same. For releases without a second-stage ranker, which looks at every item itself."""
+
     def __post_init__(self) -> None:
         check_port(self.port)
 
@@ -66,6 +70,7 @@ def _work(arguments: ServeArguments) -> dict[str, Any]:
             profile=arguments.profile,
             host=arguments.host,
             port=arguments.port,
+            index_shards=arguments.index_shards,
         ) as url:
             console().print(f"serving {url}  (page: {url}/  docs: {url}/docs)  Ctrl-C stops")
             stop.wait()

@@ -1,4 +1,4 @@
-"""The serving graph: Gateway -> Encoder, Gateway -> Ranker, and how it is started and stopped."""
+"""The serving graph: Gateway -> Encoder, Gateway -> Ranker (-> IndexShards); start and stop."""
 
 import json
 import logging
@@ -23,6 +23,7 @@ from cluster.serve.calls import RETRY_AFTER_S
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
 from cluster.serve.histories import load_histories
+from cluster.serve.index_shards import IndexShard
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.metrics import empty_folder
 from cluster.serve.ranker import Ranker
@@ -34,6 +35,8 @@ from rec.stages.mending import mend_feedback
 
 APPLICATION = "nextray"
 READY_WITHIN_S = 120
+MAX_INDEX_SHARDS = 64
+"""A list waits for the slowest of them."""
 _CAUSE = re.compile(r"((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)): (.*)")
 _SHOWN_CHARACTERS = 500
 SERVE_LOG = LoggingConfig(encoding="JSON", enable_access_log=False)
@@ -48,6 +51,14 @@ class ServeArgs:
     workspace: Path
     release: Path
     profile: Profile
+    index_shards: int = 1
+    """Parts that the index is held in, each on replicas of its own; 1 = by the rankers."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index_shards <= MAX_INDEX_SHARDS:
+            raise ConfigError(
+                f"--index-shards must be in [1, {MAX_INDEX_SHARDS}], got {self.index_shards}"
+            )
 
 
 def build_app(args: ServeArgs) -> Application:
@@ -59,9 +70,15 @@ def build_app(args: ServeArgs) -> Application:
     ).bind(release, _threads(resources.encoder))
     settings = json.loads((args.release / RELEASE_FILE).read_text(encoding="utf-8"))
     workspace = str(args.workspace.resolve())
+    shards = [
+        serve.deployment(
+            name=f"IndexShard{part}", logging_config=SERVE_LOG, **resources.index_shard
+        )(IndexShard).bind(workspace, part, args.index_shards, _threads(resources.index_shard))
+        for part in range(args.index_shards if args.index_shards > 1 else 0)
+    ]
     ranker = serve.deployment(name="Ranker", logging_config=SERVE_LOG, **resources.ranker)(
         Ranker
-    ).bind(workspace, settings["fingerprint"], _threads(resources.ranker))
+    ).bind(workspace, settings["fingerprint"], _threads(resources.ranker), shards)
     ingress: Any = serve.ingress()(Gateway)
     gateway: Any = serve.deployment(
         name="Gateway",
@@ -78,7 +95,7 @@ def build(arguments: dict[str, str]) -> Application:
     """Return the graph of a workspace's current release, for Serve's own configuration files.
 
     Args:
-        arguments: ``workspace`` and ``profile``, as the file gives them.
+        arguments: ``workspace``, ``profile`` and perhaps ``index_shards``, as the file gives them.
 
     Raises:
         ArtifactError: nothing was promoted, or a file has changed.
@@ -86,7 +103,14 @@ def build(arguments: dict[str, str]) -> Application:
     workspace = Path(arguments["workspace"])
     release = ready_workspace(workspace)
     profile = PROFILES[arguments.get("profile", "cpu")]
-    return build_app(ServeArgs(workspace=workspace, release=release, profile=profile))
+    return build_app(
+        ServeArgs(
+            workspace=workspace,
+            release=release,
+            profile=profile,
+            index_shards=int(arguments.get("index_shards", 1)),
+        )
+    )
 
 
 def ready_workspace(workspace: Path) -> Path:
@@ -106,7 +130,12 @@ def ready_workspace(workspace: Path) -> Path:
 
 @contextmanager
 def serving(
-    workspace: Path, *, profile: Profile, host: str = "127.0.0.1", port: int = 8000
+    workspace: Path,
+    *,
+    profile: Profile,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    index_shards: int = 1,
 ) -> Iterator[str]:
     """Serve the current release while a block runs; give the base URL.
 
@@ -125,7 +154,9 @@ def serving(
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         start_proxies(profile, host=host, port=port)
-        args = ServeArgs(workspace=workspace, release=release, profile=profile)
+        args = ServeArgs(
+            workspace=workspace, release=release, profile=profile, index_shards=index_shards
+        )
         deploy(build_app(args))
         url = f"http://{host}:{port}"
         wait_until_ready(url)

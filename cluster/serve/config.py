@@ -18,10 +18,12 @@ from cluster.serve.app import APPLICATION
 IMPORT_PATH = "cluster.serve.app:build"
 WORKSPACE = "/workspace"
 HTTP = {"host": "127.0.0.1", "port": 8000}
-_HEAD = "# Generated: python -m cluster.serve.config {name} > cluster/deploy/serve/{name}.yaml\n"
+_HEAD = (
+    "# Generated: python -m cluster.serve.config {name}{flag} > cluster/deploy/serve/{name}.yaml\n"
+)
 
 
-def serve_config(profile: Profile) -> dict[str, Any]:
+def serve_config(profile: Profile, *, index_shards: int = 1) -> dict[str, Any]:
     """Return a config that Serve takes, with every deployment's options in sight."""
     resources = profile.serve
     graph = {
@@ -29,6 +31,10 @@ def serve_config(profile: Profile) -> dict[str, Any]:
         "Encoder": resources.encoder,
         "Ranker": resources.ranker,
     }
+    args = {"workspace": WORKSPACE, "profile": profile.name}
+    if index_shards > 1:
+        args["index_shards"] = str(index_shards)
+        graph |= {f"IndexShard{part}": resources.index_shard for part in range(index_shards)}
     return {
         "proxy_location": resources.proxies,
         "http_options": HTTP,
@@ -37,24 +43,29 @@ def serve_config(profile: Profile) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": {"workspace": WORKSPACE, "profile": profile.name},
+                "args": args,
                 "deployments": [{"name": name, **options} for name, options in graph.items()],
             }
         ],
     }
 
 
-def to_yaml(profile: Profile) -> str:
+def to_yaml(profile: Profile, *, index_shards: int = 1) -> str:
     """Return the file of a profile."""
-    body: str = yaml.safe_dump(serve_config(profile), sort_keys=False)
-    return _HEAD.format(name=profile.name) + body
+    config = serve_config(profile, index_shards=index_shards)
+    body: str = yaml.safe_dump(config, sort_keys=False)
+    flag = f" --index-shards {index_shards}" if index_shards > 1 else ""
+    return _HEAD.format(name=profile.name, flag=flag) + body
 
 
 def main() -> None:
     """Print the file of the profile that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profile", choices=sorted(PROFILES))
-    sys.stdout.write(to_yaml(PROFILES[parser.parse_args().profile]))
+    parser.add_argument("--index-shards", type=int, default=1, help="parts of the index")
+    arguments = parser.parse_args()
+    profile = PROFILES[arguments.profile]
+    sys.stdout.write(to_yaml(profile, index_shards=arguments.index_shards))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from cluster.serve.batching import Batcher
+from cluster.serve.index_shards import ShardHandles
 from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.observing import log_as_json
 from cluster.serve.tracing import span
@@ -21,6 +23,7 @@ from rec.ranking.feedback.stores import LOG_ERRORS, open_feedback
 from rec.ranking.following import FollowedRelease
 from rec.ranking.recommender import Recommender
 from rec.ranking.requests import Language, RankedList, Request, SearchRequest
+from rec.ranking.retrieval.sharding import SHARD_UNAVAILABLE, noting_lost_parts
 
 FOLLOW_S = 0.2
 """Between looks at ``current`` and at the item changes: two small reads."""
@@ -37,15 +40,30 @@ _log = logging.getLogger(__name__)
 class Ranker:
     """Answer with the whole request path of the promoted release."""
 
-    def __init__(self, workspace: str, fingerprint: str, num_threads: int) -> None:
-        """Load the release and answer once, so that the first user does not wait."""
+    def __init__(
+        self, workspace: str, fingerprint: str, num_threads: int, shards: Sequence[Any] = ()
+    ) -> None:
+        """Load the release and answer once, so that the first user does not wait.
+
+        Args:
+            workspace: root of the artifacts.
+            fingerprint: of the encoder that runs beside.
+            num_threads: of torch.
+            shards: handles that hold the index in parts; without any it is searched here.
+        """
         torch.set_num_threads(num_threads)
         root = Path(workspace)
         self._feedback = open_feedback(root)
+        handles = ShardHandles(shards)
         self._followed = FollowedRelease(
-            root, fingerprint=fingerprint, changes=self._feedback.changes
+            root,
+            fingerprint=fingerprint,
+            changes=self._feedback.changes,
+            spread=handles.index if shards else None,
         )
         self._followed.recommender().recommend([Request(k=1)])
+        if shards:
+            handles.open(asyncio.get_running_loop())
         self._recommend_batched = Batcher(self._recommend_batch, max_size=MAX_BATCH)
         self._search_batched = Batcher(self._search_batch, max_size=MAX_BATCH)
         self._metrics = Metrics(shared_folder(root))
@@ -98,7 +116,9 @@ class Ranker:
 
         def find() -> tuple[str, RankedList]:
             recommender = self._followed.recommender()
-            return recommender.release, recommender.similar(item_id, k=k)
+            with noting_lost_parts() as lost:
+                found = recommender.similar(item_id, k=k)
+            return recommender.release, _said(found, lost)
 
         with span(trace, "Ranker.similar"):
             return await asyncio.to_thread(find)
@@ -119,9 +139,13 @@ class Ranker:
 
     def _recommend_batch(self, asked: Sequence[tuple[Request, str | None]]) -> list[Answered]:
         self._metrics.count_batch("Ranker", len(asked))
-        return self._by_release(
-            asked, lambda recommender, mine: recommender.recommend(mine, is_narrated=False)
-        )
+        with noting_lost_parts() as lost:
+            answers = self._by_release(
+                asked, lambda recommender, mine: recommender.recommend(mine, is_narrated=False)
+            )
+        return [
+            one if isinstance(one, RecError) else (one[0], _said(one[1], lost)) for one in answers
+        ]
 
     def _search_batch(self, asked: Sequence[tuple[SearchRequest, str | None]]) -> list[Answered]:
         return self._by_release(asked, lambda recommender, mine: recommender.search(mine))
@@ -182,6 +206,13 @@ def _answer(recommender: Recommender, requests: Sequence[R], ask: Ask[R]) -> lis
         if len(requests) == 1:
             return [error]
         return [found for request in requests for found in _answer(recommender, [request], ask)]
+
+
+def _said(answer: RankedList, lost: Collection[int]) -> RankedList:
+    """Return a list that says if a part of its index was searched in place of a lost shard."""
+    if not lost:
+        return answer
+    return replace(answer, degraded=(SHARD_UNAVAILABLE, *answer.degraded))
 
 
 def _raised(answer: Answered) -> tuple[str, RankedList]:

@@ -9,9 +9,12 @@ held beside the promoted one; when it is promoted it is here already.
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rec.artifacts import Artifact, read_artifact
 from rec.errors import ArtifactError, RecError
@@ -21,6 +24,7 @@ from rec.ranking.feedback.stores import Changes
 from rec.ranking.live_catalog import LiveRecommender
 from rec.ranking.recommender import Recommender
 from rec.ranking.release import RELEASE_FILE, read_release_files
+from rec.ranking.retrieval.sharding import ShardedIndex
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +32,21 @@ _log = logging.getLogger(__name__)
 class FollowedRelease:
     """Hold the recommender of a workspace's promoted release; safe for threads."""
 
-    def __init__(self, workspace: Path, *, fingerprint: str, changes: Changes) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        *,
+        fingerprint: str,
+        changes: Changes,
+        spread: Callable[[str, Tensor], ShardedIndex] | None = None,
+    ) -> None:
         """Load the promoted release, or the newest before it that can be loaded.
 
         Args:
             workspace: root of the artifacts.
             fingerprint: of the encoder that runs beside; releases of another are refused.
             changes: item changes to follow on top of the release.
+            spread: returns the index of a release's e_i where other replicas hold it in parts.
 
         Raises:
             ArtifactError: no release can be loaded.
@@ -42,6 +54,7 @@ class FollowedRelease:
         self._workspace = workspace
         self._fingerprint = fingerprint
         self._changes = changes
+        self._spread = spread
         self._refused: str | None = None
         self._aside: LiveRecommender | None = None
         self._lock = threading.Lock()
@@ -133,8 +146,11 @@ class FollowedRelease:
 
     def _load(self, name: str) -> LiveRecommender:
         artifact = check_release(self._workspace, name, fingerprint=self._fingerprint)
+        files = read_release_files(artifact.path)
+        if self._spread is not None:
+            files = replace(files, shards=self._spread(artifact.name, files.embeddings))
         return LiveRecommender(
-            read_release_files(artifact.path),
+            files,
             release=artifact.name,
             changes=self._changes,
             through=changes_through(artifact),

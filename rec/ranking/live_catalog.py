@@ -173,6 +173,7 @@ def extend_files(
         if files.tables is None or projection is None
         else _tables(files.tables, projection, text=text, places=places, items=items),
         index=None if files.index is None else files.index.with_items(e_i, moved=places - 1),
+        shards=None if files.shards is None else files.shards.with_items(e_i, moved=places - 1),
         withdrawn=withdrawn if withdrawn.any() else None,
     )
 

@@ -78,7 +78,7 @@ class Recommender:
         self._filters = Filters(
             files.items, index_of=self._names.index_of, withdrawn=files.withdrawn
         )
-        self._index: ItemIndex = files.index or ExactIndex(files.embeddings)
+        self._index: ItemIndex = files.shards or files.index or ExactIndex(files.embeddings)
         self._finder = CandidateFinder(files, self._index)
         self._texts = TextSearch(text=files.text[1:], embeddings=files.embeddings)
         self._scorer = Scorer(files)

@@ -30,6 +30,7 @@ from rec.ranking.lists.reranking import Diversifier
 from rec.ranking.ranker import RANKER_FILE, Ranker, load_ranker, save_ranker
 from rec.ranking.retrieval.approximate import ApproximateIndex
 from rec.ranking.retrieval.index_building import load_index, save_index
+from rec.ranking.retrieval.sharding import ShardedIndex
 from rec.ranking.retrieval.sources import SourceTables, load_tables, save_tables
 
 RELEASE_FILE = "release.json"
@@ -222,6 +223,8 @@ class ReleaseFiles:
     """Lifts of items by user attribute, see ``rec.models.segments``; where users had attributes."""
     index: ApproximateIndex | None = None
     """Finds the nearest items; the exact search does if absent."""
+    shards: ShardedIndex | None = None
+    """Finds them on other replicas instead; never written."""
     withdrawn: NDArray[np.bool_] | None = None
     """bool ``(V,)``, items that must not be shown any more; never written, see ``live_catalog``."""
 

@@ -128,9 +128,9 @@ class Load:
 
 
 @contextlib.contextmanager
-def service(workspace: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def service(workspace: Path, port: int, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``python -m jobs.serve`` in a session of its own."""
-    command = [sys.executable, "-m", "jobs.serve", "smoke", "--workspace", str(workspace)]
+    command = [sys.executable, "-m", "jobs.serve", "smoke", "--workspace", str(workspace), *flags]
     process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, start_new_session=True)
     try:
         wait_until(

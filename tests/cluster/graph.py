@@ -18,6 +18,7 @@ from cluster.serve.batching import Batcher
 from cluster.serve.encoder import Encoder
 from cluster.serve.gateway import Gateway
 from cluster.serve.histories import load_histories
+from cluster.serve.index_shards import IndexShard
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.ranker import Ranker
 from cluster.serve.served_release import ServedRelease
@@ -56,7 +57,9 @@ class Handle:
 class Graph:
     """Hold a running graph and ask it."""
 
-    def __init__(self, workspace: Path, release: Path, *, num_rankers: int) -> None:
+    def __init__(
+        self, workspace: Path, release: Path, *, num_rankers: int, num_shards: int
+    ) -> None:
         self.workspace = workspace
         self.key, _ = ensure_admin_key(workspace)
         load_histories(workspace, release)
@@ -65,8 +68,13 @@ class Graph:
         self._thread.start()
         self.encoder: Any = self.build(lambda: Encoder(str(release), 1))
         fingerprint = ServedRelease.read(release).fingerprint
+        self.shards = [
+            Handle(self.build(lambda part=part: IndexShard(str(workspace), part, num_shards, 1)))
+            for part in range(num_shards)
+        ]
         self.rankers: list[Any] = [
-            self.build(lambda: Ranker(str(workspace), fingerprint, 1)) for _ in range(num_rankers)
+            self.build(lambda: Ranker(str(workspace), fingerprint, 1, self.shards))
+            for _ in range(num_rankers)
         ]
         for ranker in self.rankers:
             # Batches of one: a batch of another size sums in another order.
@@ -116,8 +124,10 @@ class Graph:
 
 
 @contextmanager
-def running_graph(workspace: Path, release: Path, *, num_rankers: int = 1) -> Iterator[Graph]:
-    graph = Graph(workspace, release, num_rankers=num_rankers)
+def running_graph(
+    workspace: Path, release: Path, *, num_rankers: int = 1, num_shards: int = 0
+) -> Iterator[Graph]:
+    graph = Graph(workspace, release, num_rankers=num_rankers, num_shards=num_shards)
     try:
         yield graph
     finally:

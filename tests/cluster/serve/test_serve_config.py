@@ -23,9 +23,13 @@ def test_file_is_what_its_profile_generates(name: str) -> None:
     assert sorted(path.stem for path in FOLDER.iterdir()) == sorted(PROFILES)
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-def test_serve_reads_the_file_and_makes_the_same_graph(name: str, tmp_path: Path) -> None:
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("name", "index_shards"), [*((name, 1) for name in sorted(PROFILES)), ("cpu", 2)]
+)
+def test_serve_reads_the_file_and_makes_the_same_graph(
+    name: str, index_shards: int, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(config.to_yaml(PROFILES[name], index_shards=index_shards))
     [application] = ServeDeploySchema.model_validate(content).applications
     assert application.import_path == config.IMPORT_PATH
     assert application.args["profile"] == name
@@ -33,7 +37,8 @@ def test_serve_reads_the_file_and_makes_the_same_graph(name: str, tmp_path: Path
     app = build({**application.args, "workspace": str(tmp_path)})
     made = {one.name: one for one in built(app, name="nextray").deployments}
     named = {one.name: one for one in application.deployments}
-    assert made.keys() == named.keys() == {"Gateway", "Encoder", "Ranker"}
+    shards = {f"IndexShard{part}" for part in range(index_shards) if index_shards > 1}
+    assert made.keys() == named.keys() == {"Gateway", "Encoder", "Ranker"} | shards
     for deployment, ours in made.items():
         wanted: dict[str, Any] = named[deployment].model_dump(exclude_unset=True)
         info = ours._deployment_config
