@@ -388,3 +388,32 @@ def test_page_never_scrolls_sideways(page: Page, width: int) -> None:
         assert needed <= there
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [390, 780, 1280, 1920])
+def test_panels_stand_close_and_hold_what_is_in_them(page: Page, width: int) -> None:
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    try:
+        outside, gaps = page.driver.execute_script("""
+            const boxes = [...document.querySelectorAll('main .panel')]
+                .filter(e => e.offsetHeight).map(e => [e, e.getBoundingClientRect()]);
+            const outside = boxes.flatMap(([panel, box]) =>
+                [...panel.querySelectorAll('button, input, output')]
+                    .filter(e => e.offsetWidth && e.getBoundingClientRect().right > box.right)
+                    .map(e => e.id || e.textContent));
+            // Above each panel of a column there is another one, or the top.
+            const gaps = boxes.map(([, box]) => {
+                const above = boxes.filter(([, other]) =>
+                    other.bottom <= box.top && other.left < box.right && other.right > box.left);
+                return above.length
+                    ? box.top - Math.max(...above.map(([, other]) => other.bottom)) : 0;
+            });
+            return [outside, gaps];
+        """)
+        assert outside == []
+        assert max(gaps) < 40, gaps
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
