@@ -77,4 +77,5 @@ class Encoder:
             return await self._encode(texts), tokens
 
     def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        return list(self._encoder.encode(list(texts)))
+        # Copies: a row of the batch would keep the whole batch in memory while it is cached.
+        return [row.copy() for row in self._encoder.encode(list(texts))]

@@ -29,7 +29,7 @@ class Load:
     def wait(self) -> None:
         """Return when the side answers."""
         url = f"http://{self.host}:{self.port}"
-        wait_until(lambda: _answers(f"{url}/readyz"), within_s=READY_WITHIN_S, what=url)
+        wait_until(lambda: answers(f"{url}/readyz"), within_s=READY_WITHIN_S, what=url)
 
     def cpu_s(self) -> float:
         """Return the CPU-seconds that all processes of the side have used."""
@@ -126,7 +126,7 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=35).is_success
     except httpx.HTTPError:

@@ -4,16 +4,21 @@
 
 Serves a small release, asks for lists, sends events and searches, and reads the resident
 memory of every replica twenty times. After a warm-up of one half a line is laid through the rest:
-the target is less than 1 MB more per 10,000 requests.
+the target is less than 1 MB more per 10,000 requests. ``--control`` sends the same requests to a
+deployment that echoes: what it grows by is Serve's own.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,11 +26,14 @@ import numpy as np
 
 from cluster.runtime import free_port
 from cluster.serve.keys import ensure_admin_key
-from tests.chaos.test_serving import replicas, service
-from tests.processes import PROC
+from tests.benchmarks import plain_serve
+from tests.benchmarks.load import answers
+from tests.chaos.test_serving import READY_WITHIN_S, service
+from tests.processes import PROC, end_session, session_pids, title, wait_until
 from tests.releases import make_release
 
-DEPLOYMENTS = ("Gateway", "Ranker", "Encoder")
+DEPLOYMENTS = ("nextray:Gateway", "nextray:Ranker", "nextray:Encoder")
+CONTROL = (f"{plain_serve.APPLICATION}:{plain_serve.DEPLOYMENT}",)
 NUM_CLIENTS = 8
 READINGS = 20
 WARM_UP = 0.5
@@ -83,20 +91,48 @@ def resident_mb(pid: int) -> float:
     return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@contextmanager
+def plain(workspace: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve a deployment that echoes, in a session of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.plain_serve", str(port)]
+    process = subprocess.Popen(command, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/readyz"
+    try:
+        wait_until(
+            lambda: process.poll() is not None or answers(url),
+            within_s=READY_WITHIN_S,
+            what=f"{workspace.name}: {url} answers",
+        )
+        assert process.poll() is None
+        yield process
+    finally:
+        end_session(process.pid)
+        process.wait()
+
+
+def replicas(session: int, deployment: str) -> set[int]:
+    mark = f"ray::ServeReplica:{deployment}"
+    return {pid for pid in session_pids(session) if title(pid).startswith(mark)}
+
+
 def main() -> None:
     """Print one JSON line for every replica."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
-    number = parser.parse_args().requests
+    parser.add_argument("--control", action="store_true", help="a deployment that echoes instead")
+    given = parser.parse_args()
+    number = given.requests
+    deployments, run = (CONTROL, plain) if given.control else (DEPLOYMENTS, service)
     with tempfile.TemporaryDirectory(prefix="nextray-soak-") as folder:
         workspace = Path(folder)
         make_release(workspace)
         key, _ = ensure_admin_key(workspace)
         port = free_port()
-        with service(workspace, port) as process:
+        with run(workspace, port) as process:
             pids = {
-                pid: name for name in DEPLOYMENTS for pid in sorted(replicas(process.pid, name))
+                pid: name for name in deployments for pid in sorted(replicas(process.pid, name))
             }
+            assert pids, "no replica was found"
             load = Load(f"http://127.0.0.1:{port}", key, number)
             begin = time.monotonic()
             readings: dict[int, list[tuple[int, float]]] = {pid: [] for pid in pids}
