@@ -3,9 +3,9 @@
 Filters and exclusions are applied before the cut to k, so that k results come back whenever the
 catalog has k that are allowed.
 
-A large catalog is passed over in eight bits first (:mod:`rec.ranking.coarse`). The k leading strips
-are scored in float32, and after them every other strip that can still hold something better than
-the k-th of those.
+A large catalog is passed over in eight bits first (:mod:`rec.ranking.retrieval.coarse`). The k
+leading strips are scored in float32, with every other strip that can still hold something better
+than the k-th of those.
 
 Shapes: B users, V items, D width, k places, S strips, C items scored.
 """
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rec.ranking.coarse import NONE, STRIP, CoarseItems, eight_bits_pay
+from rec.ranking.retrieval.coarse import NONE, STRIP, CoarseItems, eight_bits_pay
 
 _BLOCK_CELLS = 1 << 23
 """Scores or peaks held at once: 32 MB."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rec.ranking.coarse import STRIP, CoarseItems
+from rec.ranking.retrieval import index
+from rec.ranking.retrieval.coarse import STRIP, CoarseItems
 from rec.ranking.retrieval.index import ExactIndex
 
 NOTHING = torch.zeros((2, 0), dtype=torch.int64)
@@ -111,6 +112,16 @@ def test_most_of_a_catalog_is_not_looked_at_again() -> None:
     last = brute(items, users, k=50, excluded=NOTHING, allowed=None)[:, -1].numpy()
     may_hold = peaks.values * peaks.unit[:, None] + peaks.slack[:, None] >= last[:, None]
     assert may_hold.mean() < 0.1
+
+
+def test_strips_are_looked_at_later_where_the_leading_ones_promised_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "_MARGIN", 0.0)
+    items, users = make(20_003, 16, seed=9), make(40, 16, seed=10)
+    _, scores = ExactIndex(items, two_passes=True).search(users, k=20, excluded=NOTHING)
+    expected = brute(items, users, k=20, excluded=NOTHING, allowed=None)
+    assert torch.allclose(scores.double(), expected, atol=1e-6)
 
 
 def test_equal_scores_come_in_the_order_of_the_catalog() -> None:
