@@ -46,6 +46,8 @@ from rec.stages.train_settings import TrainSettings
 from rec.stages.training import train
 
 K, TOLERANCE, CALLERS = 10, 1e-5, 16
+NOT_LOGGED = "impression_not_logged"
+"""A busy disk costs the impression, and changes no list."""
 Lists = dict[str, list[tuple[str, float]]]
 
 
@@ -121,7 +123,7 @@ async def over_http(url: str, key: str, users: list[str]) -> Lists:
             answer = await client.post("/v1/recommend", json={"user_id": user, "k": K})
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
-        assert not found["degraded"], found["degraded"]
+        assert set(found["degraded"]) <= {NOT_LOGGED}, found["degraded"]
         return found
 
     headers = {"Authorization": f"Bearer {key}"}
