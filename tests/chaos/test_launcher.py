@@ -1,5 +1,6 @@
 """``nextray up``, ``status``, ``submit`` and ``down`` as a user runs them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -25,6 +27,8 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 240
+EVERYWHERE = ("0.0.0.0", "::")
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 def nextray(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -259,17 +263,25 @@ def test_down_ends_an_endpoint_whose_driver_was_killed(
         assert serve.poll() is None, (tmp_path / "log").read_text()
         cluster = launcher.find(tmp_path / "up")
         assert cluster is not None
-        own = launcher.processes(cluster)
-        names = {process.name() for process in own}
-        assert "haproxy" in names
-        # HAProxy starts anew for every change of its backends.
+        # HAProxy starts anew for every change of its backends: a look may come between two of it.
         wait_until(
-            lambda: port in {n for _, n in launcher.listening(launcher.processes(cluster))},
+            lambda: port in {n for _, n in launcher.listening(named(cluster, "haproxy"))},
             within_s=WITHIN_S,
-            what="a process of the cluster listens for the endpoint",
+            what="the cluster's HAProxy listens for the endpoint",
         )
+        replicas = named(cluster, "ray::ServeReplica")
+        between = [(host, n) for host, n in launcher.listening(replicas) if host in EVERYWHERE]
         listening = launcher.listening(launcher.processes(cluster))
-        assert {host.removeprefix("::ffff:") for host, _ in listening} == {"127.0.0.1"}
+        # Ray binds what replicas ask each other by to every address, and no setting moves it: it
+        # is nobody else's, and it asks for the token.
+        assert between
+        others = set(listening) - set(between)
+        assert {host.removeprefix("::ffff:") for host, _ in others} == {"127.0.0.1"}
+        token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        for _, n in between:
+            for wrong in ("", "nobody"):
+                assert ask_replica(n, token=wrong) in REFUSED
+            assert ask_replica(n, token=token) not in REFUSED
         serve.kill()
         serve.wait()
         # The driver is gone, and what it served is not: its cluster keeps it.
@@ -280,14 +292,36 @@ def test_down_ends_an_endpoint_whose_driver_was_killed(
     assert launcher.processes(cluster) == []
     assert port in json.loads(done.stdout)["ports"]
     for host, number in listening:
+        near = "127.0.0.1" if host in EVERYWHERE else host.removeprefix("::ffff:")
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection((host.removeprefix("::ffff:"), number), timeout=1)
+            socket.create_connection((near, number), timeout=1)
     # The state is the next head's: it starts with it.
     again = nextray(environment, *up)
     try:
         assert again.returncode == 0, again.stderr
     finally:
         assert launcher.stop(tmp_path / "up") is not None
+
+
+def named(cluster: launcher.Cluster, start: str) -> list[psutil.Process]:
+    """Return the processes of a cluster that are there now and whose names begin so."""
+    found = []
+    for process in launcher.processes(cluster):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith(start):
+                found.append(process)
+    return found
+
+
+def ask_replica(port: int, *, token: str) -> grpc.StatusCode:
+    """Return what a replica's gRPC port answers to a request that it cannot read."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        headers = (("authorization", f"Bearer {token}"),) if token else ()
+        with pytest.raises(grpc.RpcError) as failed:
+            ask(b"", metadata=headers, timeout=30, wait_for_ready=True)
+    code: grpc.StatusCode = failed.value.code()
+    return code
 
 
 def answers(port: int) -> bool:
