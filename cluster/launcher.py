@@ -314,24 +314,30 @@ def _take(host: str, port: int) -> int:
     return port if is_free(host, port) else free_port()
 
 
-def _listeners() -> set[tuple[int | None, int]]:
-    """Return the processes that listen on this machine, and on which TCP ports."""
+def _listeners() -> set[tuple[int | None, str, int]]:
+    """Return the processes that listen on this machine, at which addresses and TCP ports."""
     return {
-        (entry.pid, entry.laddr.port)
+        (entry.pid, entry.laddr.ip.removeprefix("::ffff:"), entry.laddr.port)
         for entry in psutil.net_connections(kind="tcp")
         if entry.status == psutil.CONN_LISTEN
     }
 
 
-def _is_released(host: str, port: int, before: Set[tuple[int | None, int]]) -> bool:
-    """Return whether nobody who listened on a port ``before`` still does.
+def _is_released(host: str, port: int, before: Set[tuple[int | None, str, int]]) -> bool:
+    """Return whether nobody who listened there ``before`` still does.
 
-    Another Ray of the machine may take a port as soon as we have left it.
+    Another Ray of the machine may take a port as soon as we have left it, and may have the same one
+    at another address all the time.
     """
+    host = "" if host in _ALL_HOSTS else host.removeprefix("::ffff:")
     deadline = time.monotonic() + ASK_S
-    while not is_free("" if host in _ALL_HOSTS else host.removeprefix("::ffff:"), port):
-        now = {entry for entry in _listeners() if entry[1] == port}
-        if now and now.isdisjoint(before):
+    while not is_free(host, port):
+        in_the_way = {
+            entry
+            for entry in _listeners()
+            if entry[2] == port and (not host or entry[1] in (host, *_ALL_HOSTS))
+        }
+        if in_the_way and in_the_way.isdisjoint(before):
             return True
         if time.monotonic() > deadline:
             return False
