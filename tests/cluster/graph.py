@@ -5,10 +5,12 @@ One event loop in a thread runs everything, as a replica's would; a handle call 
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -114,6 +116,22 @@ class Graph:
         answer = self.ask(method, path, **arguments)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def erase(self, user_id: str) -> Any:
+        """Erase a user and return the receipt, as one who looks again where told to."""
+        answer = self.ask("DELETE", f"/v1/users/{quote(user_id, safe='')}")
+        assert answer.status_code in (200, 202), answer.text
+        receipt = answer.json()
+        return {**receipt, **self.ended(receipt)}
+
+    def ended(self, receipt: Any) -> Any:
+        """Return how an erasure ended."""
+        deadline, follow = time.monotonic() + 60, receipt["follow"]
+        while receipt["state"] == "pending":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            receipt = self.good("GET", follow)
+        return receipt
 
     def close(self) -> None:
         for ranker in self.rankers:

@@ -70,7 +70,7 @@ def test_profile_of_a_user_with_events_changes_nothing(graph: Graph) -> None:
 
 def test_erased_user_loses_the_profile(graph: Graph) -> None:
     assert set(ids(recommend(graph, user_id="new-1"))) <= OWN
-    graph.good("DELETE", "/v1/users/new-1")
+    graph.erase("new-1")
     assert ids(recommend(graph, user_id="new-1")) == ids(recommend(graph))
 
 

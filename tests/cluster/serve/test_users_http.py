@@ -1,9 +1,7 @@
 """Access, export and erasure over HTTP, on the real graph in this process."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -98,7 +96,7 @@ def test_what_is_held_is_told_without_the_ranker_too(
 
 def test_erasure_leaves_nothing_of_the_user_and_all_of_the_others(graph: Graph) -> None:
     fill(graph)
-    receipt = graph.good("DELETE", PATH)
+    receipt = graph.erase(USER)
     assert (receipt["events"], receipt["impressions"], receipt["state"]) == (2, 1, "done")
     assert receipt["receipt"]["left"] == []
     assert graph.good("GET", PATH)["events"] == 0
@@ -106,20 +104,9 @@ def test_erasure_leaves_nothing_of_the_user_and_all_of_the_others(graph: Graph) 
     stored = pseudonym(USER, load_or_create_key(graph.workspace / KEY_FILE)).encode()
     for file in graph.workspace.glob(f"{LOG_FILE}*"):
         assert stored not in file.read_bytes(), file
-    again = graph.good("DELETE", PATH)
+    again = graph.erase(USER)
     assert (again["events"], again["impressions"]) == (0, 0)
     assert again["erasure_id"] != receipt["erasure_id"]
-
-
-def ended(graph: Graph, receipt: dict[str, Any]) -> dict[str, Any]:
-    """Return how an erasure ended, as one who was told to look again."""
-    deadline = time.monotonic() + 60
-    found: dict[str, Any] = graph.good("GET", receipt["follow"])
-    while found["state"] == "pending":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-        found = graph.good("GET", receipt["follow"])
-    return found
 
 
 def test_erasure_reaches_every_byte_of_the_workspace(
@@ -134,7 +121,7 @@ def test_erasure_reaches_every_byte_of_the_workspace(
     answer = graph.ask("DELETE", PATH)
     assert answer.status_code == 202, answer.text
     assert answer.json()["state"] == "pending"
-    final = ended(graph, answer.json())
+    final = graph.ended(answer.json())
     assert final["state"] == "done"
     assert set(final["receipt"]["files"]) >= {"lists.parquet"}
     assert final["receipt"]["left"] == []
@@ -174,7 +161,7 @@ def test_what_is_held_of_a_person_needs_an_admin_key(graph: Graph, method: str, 
 
 def test_an_erased_user_stays_out_of_the_next_preparation(graph: Graph) -> None:
     fill(graph)
-    graph.good("DELETE", PATH)
+    graph.erase(USER)
     key_path = graph.workspace / KEY_FILE
     key = load_or_create_key(key_path)
     rows = pl.DataFrame({"user_id": [pseudonym(USER, key), USER, pseudonym("another", key)]})
