@@ -41,6 +41,11 @@ _COLD_SOURCES = ("sequence", "kin", "text")
 hardly ever come up."""
 _COLD_QUOTA = 0.2
 """Share of ``num_candidates`` that each of them may propose."""
+_DENSE_SOURCES = ("sequence", "text")
+"""Sources that are matrix products: their last bits depend on who else is in the batch."""
+_GRID = 1 << 14
+"""Steps of 1 that such a score may take. Items of one text are ties then, not ranked by rounding
+errors, so that a user's list is the same alone and among others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +87,9 @@ def find_candidates(
         num_candidates: most that one source proposes.
         allowed: bool ``(B, V)``, items that may appear; all if absent.
     """
-    scores = {"sequence": cosines.copy(), **score_sources(tables, histories)}
+    scores = {"sequence": cosines, **score_sources(tables, histories)}
+    for source in _DENSE_SOURCES:
+        scores[source] = _on_grid(scores[source])
     rows, items, sources = _propose(
         tables, histories, scores=scores, num_candidates=num_candidates, allowed=allowed
     )
@@ -94,6 +101,18 @@ def find_candidates(
         features=describe(facts),
         relevance=cosines[rows, items],
     )
+
+
+def _on_grid(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores rounded to the grid, as a copy.
+
+    >>> _on_grid(np.float32([0.5, 0.50000006, -np.inf])).tolist()
+    [0.5, 0.5, -inf]
+    """
+    rounded = scores * np.float32(_GRID)
+    np.rint(rounded, out=rounded)
+    rounded /= np.float32(_GRID)
+    return rounded
 
 
 def _propose(
