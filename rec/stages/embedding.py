@@ -141,6 +141,7 @@ def embed(
             draft.counts["images"] = int(images.is_present.sum())
         draft.counts |= image_counts
         books = _books(done) | spent
+        _warn_of_truncation(int(books["truncated"]), int(books["texts"]), spec)
         draft.counts |= {
             "items": items.height,
             "queries": len(queries),
@@ -243,6 +244,18 @@ def _expected_s(spec: EncoderSpec, texts: Sequence[str], texts_per_s: float | No
         encode(few)
         texts_per_s = len(few) / max(time.process_time() - start, 1e-3)
     return len(texts) / texts_per_s
+
+
+def _warn_of_truncation(num_cut: int, num_texts: int, spec: EncoderSpec) -> None:
+    """Say how many texts an embedding tells the beginning of only."""
+    if num_cut:
+        _log.warning(
+            "%d of %d texts are longer than %d tokens and were cut: raise --encoder.max-tokens "
+            "to have more of them read",
+            num_cut,
+            num_texts,
+            spec.max_tokens,
+        )
 
 
 def _books(done: Sequence[Mapping[str, float]]) -> dict[str, float]:
