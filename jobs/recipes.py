@@ -54,10 +54,15 @@ DEMO = Recipe(
     training=TrainingConfig(num_epochs=4),
     ranking=RankingConfig(exclude_seen=False),  # a grocery's customers come back for the same
 )
+STRIPPED = Recipe(encoder=EncoderConfig(words="content"))
 
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "smoke": ("seconds: tiny towers over hashed n-grams", SMOKE),
     "laptop": ("minutes on two cores", LAPTOP),
     "gpu": ("one or more GPUs, wider towers, longer histories", GPU),
     "demo": ("what `nextray demo` runs", DEMO),
+    "stripped": (
+        "laptop, but the encoder reads no stop words: the article's way, to compare",
+        STRIPPED,
+    ),
 }

@@ -42,7 +42,7 @@ PROVEN = {
     "test_order_gate_falls_for_a_model_of_the_last_item_and_not_for_a_bag",
     "S-09": "rec/models/test_text_tower.py::test_an_item_that_nobody_had_is_found_by_its_text",
     "S-10": "test_article.py::test_m1_worked_cosine_is_0_8909",
-    "S-11": "rec/data/test_text.py::test_negation_is_no_stop_word",
+    "S-11": "rec/encoders/test_content_words.py::test_model_reads_the_content_words_alone",
     "S-12": "rec/models/test_baselines.py::test_scores_of_a_user_do_not_depend_on_the_others",
     "S-13": "rec/models/test_training.py::test_every_loss_learns_the_ring",
     "S-14": "rec/evaluation/test_report_parts.py::test_other_protocols_measure_the_same_model",

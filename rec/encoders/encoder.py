@@ -1,16 +1,9 @@
-"""Encoders behind one protocol, chosen by a specification that a manifest can hold.
-
-Shapes: N texts, D width of the embedding.
-"""
+"""Encoders behind one protocol, chosen by a specification that a manifest can hold."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from string import Formatter
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from rec.encoders.backends import BackendName, dtype_of
 from rec.encoders.checkpoints import (
@@ -20,8 +13,10 @@ from rec.encoders.checkpoints import (
     find_checkpoint,
     read_checkpoint,
 )
+from rec.encoders.content_words import ContentWordsEncoder
 from rec.encoders.hashing import HashingEncoder
 from rec.encoders.prompts import DEFAULT_TEMPLATE, PROMPTS, TEMPLATE_FIELDS
+from rec.encoders.protocol import Encoder
 from rec.encoders.static import StaticEncoder
 from rec.encoders.transformer import TransformerEncoder
 from rec.encoders.universal import UniversalEncoder, universal_fingerprint
@@ -47,6 +42,9 @@ class EncoderConfig:
     template: str = DEFAULT_TEMPLATE
     """Item to text; names title, text, category and tags, or what ``jobs.enrich`` has written:
     generated_summary, generated_tags. Part of the fingerprint."""
+    words: Literal["all", "content"] = "all"
+    """What is read of a text. ``content`` leaves out stop words and punctuation, as the article
+    does: an ablation, for a pretrained model knows whole sentences. Part of the fingerprint."""
     max_tokens: int = 64
     """Tokens read of one text; longer ones are cut and counted. Raising it costs time."""
     batch_size: int = 32
@@ -95,37 +93,7 @@ class EncoderSpec:
     prompt: PromptName = "plain"
     backend: BackendName = "torch"
     storage: Literal["float32", "float16"] = "float32"
-
-
-class Encoder(Protocol):
-    """Turn texts into embeddings of one space.
-
-    Attributes:
-        fingerprint: hash of everything that fixes the space; equal means comparable.
-        width: D.
-        num_truncated: texts that were cut so far.
-        num_tokens: tokens read so far.
-    """
-
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102 - the class docstring lists it
-
-    @property
-    def width(self) -> int: ...  # noqa: D102
-
-    @property
-    def num_truncated(self) -> int: ...  # noqa: D102
-
-    @property
-    def num_tokens(self) -> int: ...  # noqa: D102
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return L2-normalised float32 ``(N, D)``; independent of batch and padding."""
-        ...
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return the tokens that each text would need, uncut, with prefix and special ones."""
-        ...
+    words: Literal["all", "content"] = "all"
 
 
 def make_spec(config: EncoderConfig, *, model: str | None = None) -> EncoderSpec:
@@ -161,6 +129,7 @@ def make_spec(config: EncoderConfig, *, model: str | None = None) -> EncoderSpec
         prompt=prompt if config.prompt == "auto" else config.prompt,
         backend="torch" if config.backend == "auto" or kind != "transformer" else config.backend,
         storage=config.storage,
+        words=config.words,
     )
 
 
@@ -172,7 +141,24 @@ def load_encoder(spec: EncoderSpec | dict[str, Any]) -> Encoder:
             safetensors weights; its backend is not installed.
     """
     spec = EncoderSpec(**spec) if isinstance(spec, dict) else spec
-    identity = _identity(spec)
+    encoder = _load(spec, identity=_identity(spec))
+    return ContentWordsEncoder(encoder) if spec.words == "content" else encoder
+
+
+def fingerprint_of(spec: EncoderSpec) -> str:
+    """Return the fingerprint of an encoder from its files, without loading it.
+
+    Raises:
+        ConfigError: as :func:`load_encoder`.
+    """
+    if spec.kind == "hashing":
+        return HashingEncoder(identity=_identity(spec), max_tokens=spec.max_tokens).fingerprint
+    if spec.kind == "universal":
+        return universal_fingerprint(_identity(spec))
+    return checkpoint_fingerprint(find_checkpoint(spec.model), _identity(spec))
+
+
+def _load(spec: EncoderSpec, *, identity: str) -> Encoder:
     if spec.kind == "hashing":
         return HashingEncoder(identity=identity, max_tokens=spec.max_tokens)
     if spec.kind == "universal":
@@ -191,19 +177,6 @@ def load_encoder(spec: EncoderSpec | dict[str, Any]) -> Encoder:
     )
 
 
-def fingerprint_of(spec: EncoderSpec) -> str:
-    """Return the fingerprint of an encoder from its files, without loading it.
-
-    Raises:
-        ConfigError: as :func:`load_encoder`.
-    """
-    if spec.kind == "hashing":
-        return HashingEncoder(identity=_identity(spec), max_tokens=spec.max_tokens).fingerprint
-    if spec.kind == "universal":
-        return universal_fingerprint(_identity(spec))
-    return checkpoint_fingerprint(find_checkpoint(spec.model), _identity(spec))
-
-
 def _identity(spec: EncoderSpec) -> str:
     """Return what fixes the space beside the model's files.
 
@@ -218,6 +191,8 @@ def _identity(spec: EncoderSpec) -> str:
             "max_tokens": spec.max_tokens,
             "normalised": True,
             "dtype": dtype_of(spec.backend),
+            # Named only where it is not what every encoder did before there was a choice.
+            **({"words": spec.words} if spec.words != "all" else {}),
         },
         sort_keys=True,
         ensure_ascii=False,

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.data.sequences import Sequences
-from rec.encoders.encoder import Encoder, EncoderSpec
+from rec.encoders.encoder import EncoderSpec
 from rec.encoders.languages import script_shares
 from rec.encoders.prompts import PROMPTS, Prompt
+from rec.encoders.protocol import Encoder
 
 Language = Literal["en", "zh"]
 _VERBS: dict[Language, dict[str, str]] = {

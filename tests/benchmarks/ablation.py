@@ -6,7 +6,9 @@
 ``items.parquet``. Temporal split at 0.9, or with ``:last`` each user's last event (for logs whose
 users come once); full catalog, seen items left out, seeds averaged; no ranker stands between.
 ``cold`` is the NDCG of users' targets without any training event; the gate gives the share of NDCG
-that is left when histories are shuffled, reversed or cut to one event.
+that is left when histories are shuffled, reversed or cut to one event. ``--words all content``
+measures each choice with and without stop words and punctuation in what the encoder reads (the
+article takes them out); ``--only text-only`` shows most of it.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,10 +75,10 @@ class Lists:
 
 
 def make_workspace(log: str, folder: Path) -> Path:
-    """Return a workspace with a log prepared and embedded."""
+    """Return a workspace with a log prepared."""
     name, _, source = log.partition(":")[0].partition("=")
     workspace = folder / name
-    if not (workspace / "embeddings" / "latest").exists():
+    if not (workspace / "sequences" / "latest").exists():
         if source:
             events, items = Path(source) / "interactions.parquet", Path(source) / "items.parquet"
         else:
@@ -85,7 +88,6 @@ def make_workspace(log: str, folder: Path) -> Path:
         prepare(
             workspace, events=[str(events)], items=[str(items)], config=config, num_partitions=2
         )
-        embed(workspace, config=EncoderConfig(backend="torch"))
     return workspace
 
 
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--log", action="append", default=None)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--decoder", help="measure the tower that starts from this checkpoint")
+    parser.add_argument("--words", nargs="+", choices=["all", "content"], default=["all"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--workspaces", type=Path)
@@ -153,7 +156,8 @@ def main() -> None:
     with TemporaryDirectory() as aside:
         for log in arguments.log or ["shop"]:
             workspace = make_workspace(log, arguments.workspaces or Path(aside))
-            for name, (model, training) in variants.items():
+            for words, (name, (model, training)) in product(arguments.words, variants.items()):
+                embed(workspace, config=EncoderConfig(backend="torch", words=words))
                 rows = [
                     run(
                         workspace,
@@ -165,9 +169,9 @@ def main() -> None:
                 ]
                 means = {key: round(float(np.mean([r[key] for r in rows])), 4) for key in rows[0]}
                 spread = round(float(np.ptp([r["ndcg"] for r in rows])), 4)
-                row = {"log": workspace.name, "variant": name, **means, "spread": spread}
-                figures["rows"].append(row)
-                print(json.dumps(row), flush=True)  # noqa: T201
+                row = {"log": workspace.name, "variant": name, "words": words}
+                figures["rows"].append({**row, **means, "spread": spread})
+                print(json.dumps(figures["rows"][-1]), flush=True)  # noqa: T201
                 path = arguments.figures / "ablation.json"
                 path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 

@@ -186,7 +186,14 @@ def test_truncation_keeps_the_beginning_and_is_counted(name: str, folders: dict[
 
 
 @pytest.mark.parametrize(
-    "change", [{"pooling": "cls"}, {"template": "{title}"}, {"prompt": "e5"}, {"max_tokens": 9}]
+    "change",
+    [
+        {"pooling": "cls"},
+        {"template": "{title}"},
+        {"prompt": "e5"},
+        {"max_tokens": 9},
+        {"words": "content"},
+    ],
 )
 def test_whatever_changes_the_space_changes_the_fingerprint(
     change: dict[str, object], folders: dict[str, Path]
