@@ -202,10 +202,19 @@ def test_new_items_of_a_stranger_take_turns(small: Recommender) -> None:
     assert Counter(shown) == dict.fromkeys(NEW, 2)
 
 
-def test_given_candidates_are_ordered_and_nothing_else(small: Recommender) -> None:
-    request = Request(history=HISTORY, k=4, candidates=("item/20", "item/44", "item/21", "item/22"))
+@pytest.mark.parametrize("k", [3, 4])
+def test_given_candidates_are_ordered_and_nothing_else(small: Recommender, k: int) -> None:
     plain, shop = with_quota(small, new_item_places=0), with_quota(small, new_item_places=2)
-    assert ids(shop.recommend([request])[0]) == ids(plain.recommend([request])[0])
+    whole = ids(plain.recommend([Request(history=HISTORY, k=NUM_ITEMS)])[0])
+    better = [i for i in whole[: whole.index("item/44")] if i not in NEW][:3]
+    request = Request(history=HISTORY, k=k, candidates=("item/44", *better))
+    # The new item is the last of the four: of three places it has none, quota or not.
+    for recommender in (plain, shop):
+        assert ids(recommender.recommend([request])[0]) == [*better, "item/44"][:k]
+    # The quota is there: whoever asks for the whole catalog beside it gets new items.
+    both = shop.recommend([request, Request(history=HISTORY, k=k)])
+    assert ids(both[0]) == [*better, "item/44"][:k]
+    assert set(ids(both[1])) & set(NEW)
 
 
 def test_count_of_what_was_shown_outlives_a_change_of_the_catalog(small: Recommender) -> None:
