@@ -6,8 +6,8 @@ Every side has one thread, the same normalised vectors and the same queries (ite
 users are). Recall is against a search in float64. Also: what a filter that leaves 0.1 % of the
 catalog costs ours, beside the search without it. A batch is read ``--rounds`` times A/B/A/B; the
 figures are medians, ratios of them and their range over rounds, wall and CPU seconds. Peers: the
-extra ``faiss``, and ``pip install usearch==2.26.6``; a peer that is not there is left out, and so
-is building a graph above ``--most-built`` items.
+extra ``bench``; one that is not there is left out and named, and so is building a graph above
+``--most-built`` items.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from rec.ranking.retrieval.index_building import recall_of
 from tests.benchmarks.fair import Reading, in_turns, machine, medians, ratios
 
 WIDTH, K = 128, 100
+PEERS = ("faiss", "usearch")
 NOTHING = torch.zeros((2, 0), dtype=torch.int64)
 LEAST_S = 0.2
 """A reading repeats its batch until it has taken this long: clocks are coarse."""
@@ -160,12 +161,13 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    packages = [name for name in ("faiss", "usearch") if find_spec(name) is not None]
+    packages = [name for name in PEERS if find_spec(name) is not None]
     versions = ["faiss-cpu" if name == "faiss" else name for name in packages]
     rows = []
     for number in arguments.items:
         rows += compare(number, rounds=arguments.rounds, most_built=arguments.most_built)
-        figures = {"machine": machine(*versions), "rows": rows}
+        missing = [name for name in PEERS if name not in packages]
+        figures = {"machine": machine(*versions), "missing_peers": missing, "rows": rows}
         arguments.figures.mkdir(parents=True, exist_ok=True)
         path = arguments.figures / "retrieval.json"
         path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
