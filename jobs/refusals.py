@@ -20,6 +20,12 @@ _OF_VALUE = re.compile(r"Error parsing (--\S+): (.*)")
 _LITERAL = re.compile(r"(?:invalid literal for int.* base 10|could not convert string to float): ")
 _CHOICE = re.compile(r"invalid choice (.*) for argument '(--\S+)'. Expected one of \((.*)\)\.?")
 _NO_VALUE = re.compile(r"Missing value for argument '(--\S+)'\..*")
+_SAMPLED = re.compile(r"(?:sampl|negativ)", re.IGNORECASE)
+_WHOLE_CATALOG = (
+    "metrics over sampled candidates are refused, because they put models in another order than "
+    "the catalog does (Krichene and Rendle 2020): leave it out, lists are measured over all items"
+)
+"""Said to who asks an evaluation for it, as other libraries have it."""
 _FLAG = re.compile(r"^(--[\w.-]+|\{[\w,]+\}) ?(.*)$")
 
 
@@ -95,6 +101,8 @@ def _sentence(box: str, *, prog: str) -> str:
     choice = _CHOICE.fullmatch(text)
     if choice:
         names = choice[3].replace("'", "")
+        if choice[2] == "--evaluation.protocol" and _SAMPLED.search(choice[1]):
+            return f"{choice[2]} expects one of {names}, got {choice[1]}: {_WHOLE_CATALOG}"
         return f"{choice[2]} expects one of {names}, got {choice[1]}: {advice}"
     no_value = _NO_VALUE.fullmatch(text)
     if no_value:
@@ -107,5 +115,8 @@ def _sentence(box: str, *, prog: str) -> str:
         similar = [m[1] for section in sections[1:] for m in map(_FLAG.match, section) if m]
         meant = f" (did you mean {similar[0]}?)" if similar else ""
         came = " ".join(unknown[1].split(", "))
+        is_evaluating = "--evaluation." in came or "jobs.evaluate" in prog
+        if is_evaluating and _SAMPLED.search(came):
+            return f"expected known flags, got {came}: {_WHOLE_CATALOG}"
         return f"expected known flags, got {came}{meant}: {advice}"
     return f"{text.rstrip('.')}: {advice}"

@@ -85,6 +85,27 @@ OTHER_HELP = {
 """Commands that read no workspace, or another one's."""
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate smoke --num-negatives 100",
+        "evaluate smoke --evaluation.num-negatives 100",
+        "pipeline smoke --events e --items i --evaluation.sampled-metrics",
+        "evaluate smoke --evaluation.protocol sampled",
+    ],
+)
+def test_who_asks_for_sampled_metrics_is_told_why_there_are_none(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = refuse(line, capsys)
+    assert "metrics over sampled candidates are refused" in shown
+    assert "lists are measured over all items" in shown
+
+
+def test_negatives_of_training_are_another_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "sampled candidates" not in refuse("train smoke --training.negatives 3", capsys)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_help_shows_flags_and_their_text(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--help"] if job in WITHOUT_RECIPE else ["laptop", "--help"]
