@@ -187,8 +187,12 @@ async def rank_or_popular(
             raise
         if request.filters or request.candidates is not None:
             raise retry_later("the ranker is away") from error
-        items = release.popular_items(request, known=state.known_items())
-        return Ranked(release=release.name, items=items, degraded=["ranker_unavailable"])
+        popular = release.popular_items.list_for(request, known=state.known_items())
+        return Ranked(
+            release=release.name,
+            items=list(popular.items),
+            degraded=["ranker_unavailable", *popular.degraded],
+        )
 
 
 async def finish(

@@ -29,6 +29,7 @@ from rec.ranking.batches import Asked, RankedBatch, join_batches, pairs_of, pair
 from rec.ranking.explanations.explaining import Explainer
 from rec.ranking.explanations.interests import Interests
 from rec.ranking.explanations.narrating import Narrator
+from rec.ranking.lists.composing import shortfall
 from rec.ranking.lists.listing import ListMaker
 from rec.ranking.lists.new_items import NewItems
 from rec.ranking.lists.scoring import Scorer
@@ -311,7 +312,7 @@ class Recommender:
         return result
 
     def similar(self, item_id: str, *, k: int) -> RankedList:
-        """Return the items nearest to one item in the towers' space.
+        """Return the items nearest to one item in the towers' space; none that is blocked.
 
         Raises:
             DataError: the catalog has no such item.
@@ -323,10 +324,11 @@ class Recommender:
         found, scores = self._index.search(
             self.files.embeddings[place - 1 : place],
             k=k,
-            excluded=torch.tensor([[0], [place]]),
+            excluded=torch.from_numpy(pairs_with(1, np.append(self._blocked, place))),
             allowed=None if withdrawn is None else torch.from_numpy(~withdrawn),
         )
-        return RankedList(items=self._names.of_similar(found[0], scores[0]))
+        items = self._names.of_similar(found[0], scores[0])
+        return RankedList(items=items, degraded=shortfall(items, k=k))
 
     @torch.inference_mode()
     def search(self, searches: Sequence[SearchRequest]) -> list[RankedList]:
@@ -359,13 +361,14 @@ class Recommender:
             ),
             allowed=self._filters.allowed(requests),
         )
-        return [
-            RankedList(
-                items=self._names.of_texts(found, row, k=request.k),
-                degraded=(MISSING_QUERIES,) if row in batch.lacks_queries else (),
+        lists = []
+        for row, request in enumerate(requests):
+            items = self._names.of_texts(found, row, k=request.k)
+            lacking = (MISSING_QUERIES,) if row in batch.lacks_queries else ()
+            lists.append(
+                RankedList(items=items, degraded=(*lacking, *shortfall(items, k=request.k)))
             )
-            for row, request in enumerate(requests)
-        ]
+        return lists
 
 
 def _new_items(files: ReleaseFiles, shown: NDArray[np.int64] | None) -> NewItems | None:

@@ -1,6 +1,8 @@
 """Batch recommendation: every user's list from the current release, written as one Parquet file."""
 
+import logging
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,13 @@ from rec.stages.preparation import KEY_FILE
 
 BLOCK_USERS = 2048
 """Users of one task."""
+_SCHEMA = {
+    "user_id": pl.String,
+    "position": pl.Int32,
+    "item_id": pl.String,
+    "score": pl.Float32,
+}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +45,21 @@ class Block:
     user_ids: Sequence[str]
     """As the answer names them."""
     stored_ids: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lists:
+    """Hold the lists of a block of users.
+
+    Attributes:
+        columns: ``user_id, position, item_id, score``, a row a place.
+        notes: how many lists say so: ``fewer_items``, ``category_cap``, ``pinned_item_left_out``.
+        num_short: lists with fewer than k items.
+    """
+
+    columns: Mapping[str, Any]
+    notes: Mapping[str, int]
+    num_short: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +74,8 @@ class RecommendBlock:
     profiles: Mapping[str, Profile]
     """Of users, by stored id."""
 
-    def __call__(self, block: Block) -> dict[str, Any]:
-        """Return the columns ``user_id, position, item_id, score`` of the block's lists."""
+    def __call__(self, block: Block) -> Lists:
+        """Return the block's lists."""
         known = self.sequences.select_users(np.maximum(block.rows, 0))
         histories = known.select_events((block.rows >= 0)[known.rows()])
         ranked = self.recommender.rank(
@@ -64,12 +88,16 @@ class RecommendBlock:
         rows, places = np.nonzero(ranked.items)
         item_ids = np.asarray(["", *self.recommender.item_ids], dtype=object)
         users = np.asarray(block.user_ids, dtype=object)
-        return {
-            "user_id": users[rows].tolist(),
-            "position": (places + 1).astype(np.int32),
-            "item_id": item_ids[ranked.items[rows, places]].tolist(),
-            "score": ranked.scores[rows, places],
-        }
+        return Lists(
+            columns={
+                "user_id": users[rows].tolist(),
+                "position": (places + 1).astype(np.int32),
+                "item_id": item_ids[ranked.items[rows, places]].tolist(),
+                "score": ranked.scores[rows, places],
+            },
+            notes=Counter(note for notes in ranked.notes for note in notes),
+            num_short=int(((ranked.items > 0).sum(axis=1) < self.k).sum()),
+        )
 
 
 def recommend(
@@ -83,6 +111,9 @@ def recommend(
     num_threads: int | None = None,
 ) -> dict[str, int]:
     """Write the lists of all users, or of those that a file names; return the counts.
+
+    ``users``, ``rows``, ``cold_users``, and, only where there are any, ``short_lists`` (fewer than
+    k items) and how many lists gave each reason; a warning says the same.
 
     Args:
         workspace: root of the artifacts.
@@ -128,31 +159,19 @@ def recommend(
     ]
     make = _factory(workspace, release.path, k=k, exclude_seen=exclude_seen, threads=num_threads)
     parts = list(spread(make, blocks, label="recommending"))
-    table = pl.concat(
-        [
-            pl.DataFrame(
-                part,
-                schema={
-                    "user_id": pl.String,
-                    "position": pl.Int32,
-                    "item_id": pl.String,
-                    "score": pl.Float32,
-                },
-            )
-            for part in parts
-        ]
-    )
+    table = pl.concat([pl.DataFrame(part.columns, schema=_SCHEMA) for part in parts])
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
     table.write_parquet(aside, compression="zstd")
     aside.replace(output)
-    return {"users": len(rows), "rows": table.height, "cold_users": int((rows < 0).sum())}
+    counts = {"users": len(rows), "rows": table.height, "cold_users": int((rows < 0).sum())}
+    return counts | _shortfalls(parts, k=k)
 
 
 def _factory(
     workspace: Path, release: Path, *, k: int, exclude_seen: bool | None, threads: int | None
-) -> Callable[[], Callable[[Block], dict[str, Any]]]:
-    def make() -> Callable[[Block], dict[str, Any]]:
+) -> Callable[[], Callable[[Block], Lists]]:
+    def make() -> Callable[[Block], Lists]:
         if threads is not None:
             import torch  # only the worker process needs it here
 
@@ -169,6 +188,18 @@ def _factory(
         )
 
     return make
+
+
+def _shortfalls(parts: Sequence[Lists], *, k: int) -> dict[str, int]:
+    """Return how many lists are short of k and what the lists say of it; warn where some are."""
+    notes = sum((Counter(part.notes) for part in parts), Counter[str]())
+    num_short = sum(part.num_short for part in parts)
+    said = ", ".join(f"{name} {count}" for name, count in sorted(notes.items()))
+    if num_short:
+        _log.warning("%d lists have fewer than --k %d items: %s", num_short, k, said)
+    elif said:
+        _log.warning("not every rule could be kept: %s", said)
+    return ({"short_lists": num_short} if num_short else {}) | dict(sorted(notes.items()))
 
 
 def _read_user_ids(path: str) -> list[str]:

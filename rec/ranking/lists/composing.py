@@ -55,6 +55,15 @@ class Composed:
     notes: tuple[tuple[str, ...], ...]
 
 
+def shortfall(items: Sequence[object], *, k: int) -> tuple[str, ...]:
+    """Return why a list that only filters and exclusions bound is shorter than k, if it is.
+
+    >>> shortfall(["a", "b"], k=2), shortfall(["a", "b"], k=3)
+    ((), ('fewer_items',))
+    """
+    return (FEWER_ITEMS,) if len(items) < k else ()
+
+
 def compose(
     order: NDArray[np.int64],
     items: NDArray[np.int64],

@@ -1,11 +1,17 @@
 """Batch lists: whose they are, and what is refused before any is made."""
 
+import json
+import logging
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from rec.artifacts import file_sha256, write_json
 from rec.errors import ConfigError, DataError
+from rec.ranking.current import current_release
+from rec.ranking.release import RELEASE_FILE
 from rec.stages.recommending import recommend
 
 
@@ -35,3 +41,30 @@ def test_output_of_another_kind_is_refused(released_workspace: Path, tmp_path: P
     with pytest.raises(ConfigError, match=r"--output must end with \.parquet, got .*lists\.csv"):
         recommend(released_workspace, k=3, output=output)
     assert not output.exists()
+
+
+def test_batch_says_how_many_lists_are_short_and_why(
+    released_workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace, output = tmp_path / "workspace", tmp_path / "lists.parquet"
+    shutil.copytree(released_workspace, workspace)
+    folder = current_release(workspace)
+    num_items = pl.read_parquet(folder / "items.parquet").height
+    users = tmp_path / "users.csv"
+    users.write_text("user_id\nsomebody\nnobody\n")
+    assert "short_lists" not in recommend(workspace, k=3, output=output, users=str(users))
+    with caplog.at_level(logging.WARNING):
+        counts = recommend(workspace, k=num_items + 5, output=output, users=str(users))
+    assert counts == {
+        "users": 2, "rows": 2 * num_items, "cold_users": 2, "short_lists": 2, "fewer_items": 2,
+    }  # fmt: skip
+    assert f"2 lists have fewer than --k {num_items + 5} items: fewer_items 2" in caplog.text
+    settings = json.loads((folder / RELEASE_FILE).read_text())
+    settings["ranking"] |= {"category_cap": 1}
+    write_json(folder / RELEASE_FILE, settings)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][RELEASE_FILE]["sha256"] = file_sha256(folder / RELEASE_FILE)
+    write_json(folder / "manifest.json", manifest)
+    counts = recommend(workspace, k=num_items, output=output, users=str(users))
+    assert counts["short_lists"] == counts["category_cap"] == 2
+    assert pl.read_parquet(output).height == counts["rows"] < 2 * num_items
