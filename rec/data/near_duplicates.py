@@ -21,6 +21,9 @@ NUM_PERMUTATIONS, NUM_BANDS = 128, 16
 """8 rows a band: a pair at 0.8 is a candidate with probability 0.95, one at 0.4 with 0.01."""
 MAX_TEXTS = 500_000
 """Distinct texts above which nothing is searched: signatures would take minutes and gigabytes."""
+MAX_COMPARISONS = 5_000_000
+"""Pairs of texts above which the search is given up: half a minute. A catalog of titles after one
+template ("thing number 17 of kind 3") has candidates everywhere, and their number is squared."""
 KEPT_TEXTS = 2048
 """Texts whose 4-grams are kept; a long one has a hundred kilobytes of them."""
 MAX_CHARACTERS = 2000
@@ -34,7 +37,7 @@ class NearDuplicates:
     groups: Sequence[Sequence[str]]
     """Ids of each group of two and more, largest first, then by id."""
     is_searched: bool = True
-    """Whether the catalog was small enough to search."""
+    """Whether the catalog was small enough, and its texts unlike enough, to search."""
 
     @property
     def num_items(self) -> int:
@@ -69,25 +72,33 @@ def find_near_duplicates(items: pl.DataFrame) -> NearDuplicates:
     if by_text.height > MAX_TEXTS:
         return NearDuplicates(groups=[], is_searched=False)
     ids: list[list[str]] = by_text["item_id"].to_list()
+    firsts = _firsts(by_text["content"].to_list())
+    if firsts is None:
+        return NearDuplicates(groups=[], is_searched=False)
     groups: dict[int, list[str]] = {}
-    for number, first in enumerate(_firsts(by_text["content"].to_list())):
+    for number, first in enumerate(firsts):
         groups.setdefault(first, []).extend(ids[number])
     found = [sorted(group) for group in groups.values() if len(group) > 1]
     return NearDuplicates(groups=sorted(found, key=lambda group: (-len(group), group[0])))
 
 
-def _firsts(texts: Sequence[str]) -> list[int]:
-    """Return for each text the number of the first text of its group."""
+def _firsts(texts: Sequence[str]) -> list[int] | None:
+    """Return for each text the number of the first text of its group; ``None`` if given up."""
     index = RMinHashLSH(THRESHOLD, NUM_PERMUTATIONS, NUM_BANDS)
     shingles_of = lru_cache(maxsize=KEPT_TEXTS)(_shingles)  # a group's first is looked at often
     firsts: list[int] = []
+    num_comparisons = 0
     for number, text in enumerate(texts):
         shingles = shingles_of(text)
         signature = RMinHash(NUM_PERMUTATIONS, 0)
         signature.update(sorted(shingles))
+        candidates = sorted(index.query(signature))
+        num_comparisons += len(candidates)
+        if num_comparisons > MAX_COMPARISONS:
+            return None
         like = (
             other
-            for other in sorted(index.query(signature))
+            for other in candidates
             if _overlap(shingles, shingles_of(texts[other])) >= THRESHOLD
         )
         first = next(like, number)

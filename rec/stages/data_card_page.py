@@ -49,7 +49,7 @@ _WORDS: dict[PageLanguage, dict[str, str]] = {
         "titles": "titles",
         "queries": "queries",
         "duplicates_heading": "Items that say nearly the same",
-        "not_searched": "The catalog is too large: near duplicates were not searched.",
+        "not_searched": "Too many items, or too many alike: near duplicates were not searched.",
         "groups": "{groups} groups with {items} items, the largest {largest}. Nothing was deleted.",
     },
     "zh": {
@@ -89,7 +89,7 @@ _WORDS: dict[PageLanguage, dict[str, str]] = {
         "titles": "标题",
         "queries": "搜索词",
         "duplicates_heading": "文字几乎相同的商品",
-        "not_searched": "商品数过多，未查找近似重复。",
+        "not_searched": "商品过多或相似标题过多，未查找近似重复。",
         "groups": "{groups} 组，共 {items} 个商品，最大一组 {largest} 个。未删除任何商品。",
     },
 }

@@ -164,6 +164,16 @@ def test_equal_texts_are_one_group_largest_first() -> None:
     assert found.num_items == 5
 
 
+def test_search_that_would_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Titles after one template are candidates of each other, all of them."""
+    titles = [f"thing number {n} of kind {n % 7}" for n in range(300)]
+    frame = pl.DataFrame({"item_id": titles, "title": titles, "text": [""] * 300})
+    assert find_near_duplicates(frame).is_searched
+    monkeypatch.setattr("rec.data.near_duplicates.MAX_COMPARISONS", 50)
+    found = find_near_duplicates(frame)
+    assert (found.is_searched, found.groups) == (False, [])
+
+
 def test_near_duplicates_are_only_reported(tmp_path: Path) -> None:
     prepared = run(tmp_path, LINES)
     assert prepared.catalog.counts["kept"] == 4
