@@ -5,6 +5,7 @@ kept events carry their ``input_order``, and a bot's stand in the quarantine in 
 are lost, so a plan for which a lost duplicate matters is not merged (:func:`can_merge`).
 """
 
+import numpy as np
 import polars as pl
 
 from rec.data.cleaning import ORDER, RAW_SCHEMA, CleaningConfig
@@ -16,7 +17,6 @@ from rec.data.user_cleaning import (
     clean_partition,
     count_bot_days,
     looks_derived,
-    sorted_by_user,
 )
 
 _NAMES = [*EVENT_SCHEMA.names, ORDER, REASON, RAW]
@@ -44,12 +44,18 @@ def merge_partition(before: Cleaned, rows: pl.DataFrame, *, config: CleaningConf
     users = rows["user_id"].unique().implode()
     is_named = pl.col("user_id").is_in(users)
     old_bots = pl.col(REASON) == BOT_RATE
+    runs = _runs(before.kept)
+    of_named, of_others = runs.filter(is_named), runs.filter(~is_named)
     known = [
-        _as_rows(forget_sessions(before.kept.filter(is_named))),
+        _as_rows(forget_sessions(_gather(before.kept, of_named))),
         _as_rows(before.quarantined.filter(old_bots & is_named)),
     ]
     cleaned = clean_partition(pl.concat([*known, rows.select(_NAMES)]), config=config)
-    kept = sorted_by_user(pl.concat([before.kept.filter(~is_named), cleaned.kept], rechunk=True))
+    # Each user's events stand together and in order in one of the two: whole runs are put in
+    # order, no event is compared.
+    both = pl.concat([before.kept, cleaned.kept], rechunk=True)
+    ours = _runs(cleaned.kept).with_columns(pl.col("start") + before.kept.height)
+    kept = _gather(both, pl.concat([of_others, ours]).sort("user_id"))
     stays = before.quarantined.filter(~(old_bots & is_named).fill_null(value=False))
     quarantined = pl.concat([stays, cleaned.quarantined]).sort(ORDER, maintain_order=True)
     return Cleaned(
@@ -66,6 +72,20 @@ def forget_sessions(events: pl.DataFrame) -> pl.DataFrame:
     return events.with_columns(
         pl.when(~looks_derived()).then(pl.col("session_id")).alias("session_id")
     )
+
+
+def _runs(events: pl.DataFrame) -> pl.DataFrame:
+    """Return ``user_id, len, start`` of each user of events that are sorted by user."""
+    runs = events.select(pl.col("user_id").rle()).unnest("user_id")
+    size = pl.col("len").cast(pl.Int64)
+    return runs.select(user_id="value", len=size, start=size.cum_sum() - size)
+
+
+def _gather(events: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
+    """Return the events of runs, in the order of the runs."""
+    starts, sizes = runs["start"].to_numpy(), runs["len"].to_numpy()
+    before = np.cumsum(sizes) - sizes
+    return events[np.repeat(starts - before, sizes) + np.arange(sizes.sum())]
 
 
 def _as_rows(events: pl.DataFrame) -> pl.DataFrame:

@@ -55,8 +55,10 @@ def set_bots_aside(
     limit = config.max_events_per_user
     if limit is None or config.bots != "quarantine":
         return SetAside()
+    suspects = _suspects(pieces, before, old_bots, limit=limit)
+    if not suspects:
+        return SetAside()
     known = _known_rows(before)
-    suspects = _suspects(pieces, known, old_bots, limit=limit)
     bots: dict[str, int] = {}
     duplicates: list[pl.Series] = []
     with _QuarantineWriter(path) as writer:
@@ -109,11 +111,22 @@ def _known_rows(before: Cleaned | None) -> pl.DataFrame:
     return pl.concat([kept.select(_NAMES), of_days.select(_NAMES)])
 
 
+def _count_known(before: Cleaned | None) -> pl.DataFrame:
+    """Return ``user_id, len`` of :func:`_known_rows`."""
+    if before is None:
+        return pl.DataFrame(schema={"user_id": pl.String, "len": pl.UInt32})
+    # Sorted by user: runs are found without a look at all of them at once.
+    runs = before.kept.select(pl.col("user_id").rle()).unnest("user_id")
+    kept = runs.select(user_id="value", len="len")
+    of_days = before.quarantined.filter(pl.col(REASON) == BOT_RATE)
+    return pl.concat([kept, of_days.group_by("user_id").len()]).group_by("user_id").sum()
+
+
 def _suspects(
-    pieces: Sequence[Path], known: pl.DataFrame, old_bots: Path | None, *, limit: int
+    pieces: Sequence[Path], before: Cleaned | None, old_bots: Path | None, *, limit: int
 ) -> dict[str, int]:
     """Return users with more rows than the limit, duplicates included, sorted."""
-    counts = known.group_by("user_id").len()
+    counts = _count_known(before)
     sources = (read_batches(pieces, ["user_id", REASON]), _read(old_bots, ["user_id"]))
     for source in sources:
         for frame in source:
