@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from rec.data.rows import MARKS, NESTED, REASON
+from rec.data.storage import shown
 from rec.data.text import normalise_text
 from rec.errors import DataError
 
 ALIASES: Mapping[str, str] = {"event": "event_type"}
 """Names that are read without a mapping because common logs use them."""
+OTHER_SEPARATORS = (";", "\t", "|")
+"""Stand between the columns of files that are called CSV too."""
 _NEEDED = ("user_id", "item_id", "timestamp")
 
 
@@ -44,9 +47,25 @@ def map_columns(chunk: pl.DataFrame, *, mapping: Mapping[str, str], file_name: s
     # A chunk of nothing but unreadable rows has no columns to look for.
     if named.height and named[REASON].null_count() == 0:
         return named.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in missing)
-    raise DataError(
-        f"{file_name}: expected a column {missing[0]!r}, found {list_names(chunk)}: "
-        f"map it with --column {missing[0]}=THEIR_NAME"
+    raise missing_column(missing[0], chunk, file_name, flag="--column")
+
+
+def missing_column(name: str, frame: pl.DataFrame, file_name: str, *, flag: str) -> DataError:
+    """Return the error of a file without a column, with what to do about it.
+
+    >>> frame = pl.DataFrame({"user_id;item_id;timestamp": ["u;i;1"]})
+    >>> str(missing_column("user_id", frame, "log.csv", flag="--column"))
+    "log.csv: expected commas between columns, found ';': write it with commas"
+    """
+    place, names = shown(file_name), [name for name in frame.columns if name not in MARKS]
+    found = [mark for mark in OTHER_SEPARATORS if len(names) == 1 and mark in names[0]]
+    if found:
+        return DataError(
+            f"{place}: expected commas between columns, found {found[0]!r}: write it with commas"
+        )
+    return DataError(
+        f"{place}: expected a column {name!r}, found {list_names(frame)}: "
+        f"map it with {flag} {name}=THEIR_NAME"
     )
 
 
@@ -111,7 +130,7 @@ def read_column(frame: pl.DataFrame, name: str, file_name: str) -> pl.Series:
         return values.list.first()
     if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
         raise DataError(
-            f"{file_name}: expected text or numbers in column {name!r}, got {values.dtype}"
+            f"{shown(file_name)}: expected text or numbers in column {name!r}, got {values.dtype}"
         )
     return values.fill_nan(None) if values.dtype.is_float() else values
 

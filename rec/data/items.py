@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from rec.data.columns import concat_rows, list_names, read_column, text_column
+from rec.data.columns import concat_rows, missing_column, read_column, text_column
 from rec.data.rows import MARKS, RAW, REASON
+from rec.data.storage import shown
 from rec.data.text import normalise_texts
 from rec.errors import ArtifactError, DataError
 
@@ -91,11 +92,7 @@ def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
         if frame.height and frame[REASON].null_count() == 0:
             frame = frame.with_columns(pl.lit(None, pl.String).alias("item_id"))
         else:
-            found = list_names(frame)
-            raise DataError(
-                f"{file_name}: expected a column 'item_id', found {found}: "
-                "map it with --item-column item_id=THEIR_NAME"
-            )
+            raise missing_column("item_id", frame, file_name, flag="--item-column")
     for name in ("title", "text"):
         if name not in frame.columns:
             frame = frame.with_columns(pl.lit("").alias(name))
@@ -114,7 +111,7 @@ def _normalise(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
             )
         elif frame[name].dtype != pl.List(pl.String):
             raise DataError(
-                f"{file_name}: expected text or lists of text in column {name!r}, "
+                f"{shown(file_name)}: expected text or lists of text in column {name!r}, "
                 f"got {frame[name].dtype}"
             )
     return frame.with_columns(

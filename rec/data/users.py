@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from rec.data.columns import concat_rows, list_names, text_column
+from rec.data.columns import concat_rows, missing_column, text_column
 from rec.data.privacy import pseudonyms
 from rec.data.rows import MARKS, REASON, ROW
 from rec.data.storage import shown
@@ -62,10 +62,7 @@ def clean_users(
 def _with_reasons(frame: pl.DataFrame, file_name: str) -> pl.DataFrame:
     if "user_id" not in frame.columns:
         if not frame.height or frame[REASON].null_count():
-            raise DataError(
-                f"{shown(file_name)}: expected a column 'user_id', found {list_names(frame)}: "
-                "map it with --user-column user_id=THEIR_NAME"
-            )
+            raise missing_column("user_id", frame, file_name, flag="--user-column")
         frame = frame.with_columns(pl.lit(None, pl.String).alias("user_id"))
     named = frame.with_columns(
         text_column(frame, "user_id", file_name), pl.lit(shown(file_name)).alias("file")

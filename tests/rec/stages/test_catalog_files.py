@@ -7,6 +7,8 @@ import pytest
 
 from rec.artifacts import Artifact
 from rec.data.cleaning import CleaningConfig
+from rec.data.columns import map_columns, text_column
+from rec.data.rows import REASON
 from rec.errors import ConfigError, DataError
 from rec.stages.preparation import Prepared, prepare
 
@@ -71,3 +73,24 @@ def test_message_names_the_flag_that_maps_a_column(tmp_path: Path) -> None:
         run(tmp_path, "user_id\nu1\n", items="sku,title\ni1,tea\n")
     with pytest.raises(ConfigError, match=r"--cleaning\.item-column expects OURS=THEIRS"):
         CleaningConfig(item_column=("title",))
+
+
+def test_file_with_other_separators_says_so(tmp_path: Path) -> None:
+    """No mapping helps where a whole line is the name of one column."""
+    for items, users in (
+        ("item_id;title\ni1;tea\n", "user_id\nu1\n"),
+        (None, "user_id\tcity\n1\t2"),
+    ):
+        with pytest.raises(DataError, match="expected commas between columns, found") as caught:
+            run(tmp_path, users, **({} if items is None else {"items": items}))
+        assert "THEIR_NAME" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["user", "user_id"])
+def test_message_holds_no_signature_of_a_link(column: str) -> None:
+    link = "https://shop.example/log.csv?sign=secret"
+    cells = {column: [[1]], "item_id": ["i1"], "timestamp": [1], REASON: [None]}
+    chunk = pl.DataFrame(cells)
+    with pytest.raises(DataError, match=r"https://shop\.example/log\.csv: expected") as caught:
+        text_column(map_columns(chunk, mapping={}, file_name=link), "user_id", link)
+    assert "secret" not in str(caught.value)
