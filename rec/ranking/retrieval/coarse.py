@@ -2,9 +2,11 @@
 
 Whoever reads eight bits moves a quarter of the bytes. A strip of neighbouring items is told by its
 best rough score alone, and a rough score is off by no more than a bound that both roundings have:
-what lies further below need not be looked at in float32, so the answer stays exact.
+what lies further below need not be looked at in float32, so the answer stays exact. The smaller a
+catalog, the shorter its strips: sorting out some peaks more costs less than scoring neighbours.
 
-Shapes: B users, V items, D width, S strips, P items a part of the catalog, X pairs.
+Shapes: B users, V items, D width, N items a strip, S strips, P items a part of the catalog, X
+pairs.
 """
 
 import time
@@ -19,9 +21,11 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import pad
 
-STRIP = 8
-"""Items that share a peak. Half as many double what the peaks of all take, and twice as many what
-is scored again."""
+STRIPS = ((40_000, 2), (100_000, 4))
+"""Catalogs below a number of items, and how many of them share a peak."""
+LARGEST_STRIP = 8
+"""In larger ones. Half as many double what the peaks of all take, and twice as many what is scored
+again."""
 _PART = 1 << 14
 """Items of one product: their scores are still in the cache when the peaks are taken."""
 _LEVELS = 127
@@ -48,24 +52,26 @@ class Peaks:
 
 
 class CoarseItems:
-    """Hold items in eight bits, those of a strip ``P / STRIP`` rows apart.
+    """Hold items in eight bits, those of a strip ``P / N`` rows apart.
 
     So the peaks are the larger of long rows, which a processor takes many of at once.
     """
 
-    def __init__(self, items: Tensor) -> None:
-        """Round ``items``, float32 ``(V, D)``."""
-        self.num_strips = -(-items.shape[0] // STRIP)
+    def __init__(self, items: Tensor, *, strip: int | None = None) -> None:
+        """Round ``items``, float32 ``(V, D)``; ``strip`` share a peak, by size if absent."""
+        strip = strip or strip_of(items.shape[0])
+        self.strip = strip
+        self.num_strips = -(-items.shape[0] // strip)
         self._scale = max(float(items.abs().max()), 1e-9) / _LEVELS
         self._norm = float(items.norm(dim=1).max())
         self._error = 0.0
         self._parts: list[Tensor] = []  # int8 (D, P)
-        self._num_padded = -items.shape[0] % STRIP
+        self._num_padded = -items.shape[0] % strip
         for part in items.split(_PART):
             rough = (part / self._scale).round_()
             self._error = max(self._error, float((rough * self._scale - part).norm(dim=1).max()))
-            padded = pad(rough.to(torch.int8), (0, 0, 0, -len(part) % STRIP))
-            by_strip = padded.view(-1, STRIP, items.shape[1]).transpose(0, 1)
+            padded = pad(rough.to(torch.int8), (0, 0, 0, -len(part) % strip))
+            by_strip = padded.view(-1, strip, items.shape[1]).transpose(0, 1)
             self._parts.append(by_strip.reshape(padded.shape).T)
 
     def find_peaks(self, users: Tensor, *, pairs: Tensor, mask: Tensor | None) -> Peaks:
@@ -93,14 +99,14 @@ class CoarseItems:
             width = part.shape[1]
             block = scores[: num_users * width].view(num_users, width)
             torch._int_mm(rough, part, out=block)
-            strips = block.view(num_users, STRIP, -1)  # (B, STRIP, P / STRIP)
-            last = first + width // STRIP
+            strips = block.view(num_users, self.strip, -1)  # (B, N, P / N)
+            last = first + width // self.strip
             if mask is not None:
-                shown = mask[..., first * STRIP : last * STRIP]
-                strips.masked_fill_(~shown.unflatten(-1, (-1, STRIP)).transpose(-1, -2), NONE)
+                shown = mask[..., first * self.strip : last * self.strip]
+                strips.masked_fill_(~shown.unflatten(-1, (-1, self.strip)).transpose(-1, -2), NONE)
             if number in hidden:
                 rows, items = hidden[number]
-                strips[rows, items % STRIP, items // STRIP] = NONE
+                strips[rows, items % self.strip, items // self.strip] = NONE
             if self._num_padded and number == len(self._parts) - 1:
                 strips[:, -self._num_padded :, -1] = NONE
             torch.amax(strips, dim=1, out=peaks[:, first:last])
@@ -120,6 +126,15 @@ class CoarseItems:
         sizes = torch.bincount(part_of, minlength=len(self._parts)).tolist()
         split = zip(pairs[0][order].split(sizes), places[order].split(sizes), strict=True)
         return {number: pair for number, pair in enumerate(split) if sizes[number]}
+
+
+def strip_of(num_items: int) -> int:
+    """Return how many items of a catalog share a peak.
+
+    >>> strip_of(10_000), strip_of(50_000), strip_of(1_000_000)
+    (2, 4, 8)
+    """
+    return next((strip for size, strip in STRIPS if num_items < size), LARGEST_STRIP)
 
 
 @lru_cache(maxsize=1)

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rec.ranking.retrieval.coarse import NONE, STRIP, CoarseItems, eight_bits_pay
+from rec.ranking.retrieval.coarse import NONE, CoarseItems, eight_bits_pay
 
 _BLOCK_CELLS = 1 << 23
 """Scores or peaks held at once: 32 MB."""
-_MIN_ITEMS = 20_000
+_MIN_ITEMS = 8_000
 """Below, the second pass costs more than the first saves."""
 SMALL_SHARE = 8
 """A mask that leaves an eighth of the catalog or less is searched as a catalog of its own."""
@@ -33,7 +33,6 @@ _MOST_STRIPS = 2
 
 Best = tuple[NDArray[np.int64], NDArray[np.float32]]
 """One user's best: 0-based items and their scores, best first."""
-_WITHIN = np.arange(STRIP)
 _LEAST = np.finfo(np.float32).min
 
 _MARGIN = 1.25
@@ -163,6 +162,7 @@ def _coarse_best(
             _User(
                 embedding=user,
                 table=table,
+                strip=coarse.strip,
                 hidden=hidden[row],
                 mask=None if masks is None else masks[row],
             ),
@@ -192,12 +192,13 @@ class _User:
 
     embedding: NDArray[np.float32]
     table: NDArray[np.float32]
+    strip: int
     hidden: NDArray[np.int64]
     mask: NDArray[np.bool_] | None
 
     def score_strips(self, strips: NDArray[np.int64]) -> Best:
         """Return the items of ascending strips and their scores."""
-        items = (strips[:, None] * STRIP + _WITHIN).ravel()
+        items = (strips[:, None] * self.strip + np.arange(self.strip)).ravel()
         if items[-1] >= len(self.table):
             items = items[items < len(self.table)]
         return items, self._masked(items, self.table.take(items, axis=0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rec.ranking.retrieval import index
-from rec.ranking.retrieval.coarse import STRIP, CoarseItems
+from rec.ranking.retrieval.coarse import CoarseItems
 from rec.ranking.retrieval.index import ExactIndex
 
 NOTHING = torch.zeros((2, 0), dtype=torch.int64)
@@ -38,9 +38,10 @@ def brute(
     spread=st.sampled_from([1.0, 0.3, 0.02]),
     mask=st.sampled_from(["none", "shared", "own", "few"]),
     copies=st.booleans(),
+    strip=st.sampled_from([2, 4, 8]),
 )
 def test_two_passes_equal_brute_force(
-    seed: int, k: int, spread: float, mask: str, copies: bool
+    seed: int, k: int, spread: float, mask: str, copies: bool, strip: int
 ) -> None:
     num_items = 7_003
     items = make(num_items, 32, seed=seed, spread=spread)
@@ -55,6 +56,7 @@ def test_two_passes_equal_brute_force(
         [torch.arange(50) % 5, torch.randperm(num_items, generator=random)[:50] + 1]
     )
     index = ExactIndex(items, two_passes=True)
+    index._coarse = CoarseItems(items, strip=strip)
     found, scores = index.search(users, k=k, excluded=excluded, allowed=allowed)
     expected = brute(items, users, k=k, excluded=excluded, allowed=allowed)
     assert torch.allclose(scores.double(), expected, atol=1e-6)
@@ -68,7 +70,7 @@ def test_two_passes_equal_brute_force(
         assert not set(ids.tolist()) & set(excluded[1][excluded[0] == row].tolist())
 
 
-@pytest.mark.parametrize("num_items", [1 << 16, (1 << 16) + 3, 140_000])
+@pytest.mark.parametrize("num_items", [(1 << 14) + 1, 1 << 16, (1 << 16) + 3, 140_000])
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_parts_of_a_large_catalog_are_one(num_items: int, is_masked: bool) -> None:
     items, users = make(num_items, 16, seed=6), make(40, 16, seed=7)
@@ -86,13 +88,15 @@ def test_parts_of_a_large_catalog_are_one(num_items: int, is_masked: bool) -> No
     assert torch.allclose(own, scores, atol=1e-6)
 
 
-def test_peaks_bound_every_score_of_their_strips() -> None:
+@pytest.mark.parametrize("strip", [1, 2, 4, 8])
+def test_peaks_bound_every_score_of_their_strips(strip: int) -> None:
     items, users = make(20_003, 16, seed=3, spread=0.2), make(3, 16, seed=4, spread=0.2)
-    peaks = CoarseItems(items).find_peaks(users, pairs=NOTHING, mask=None)
+    peaks = CoarseItems(items, strip=strip).find_peaks(users, pairs=NOTHING, mask=None)
+    assert peaks.values.shape == (3, -(-20_003 // strip))
     bounds = torch.from_numpy(peaks.values * peaks.unit[:, None] + peaks.slack[:, None])
     scores = users.double() @ items.double().T
-    strips = torch.nn.functional.pad(scores, (0, -len(items) % STRIP), value=-2.0)
-    assert (strips.view(3, -1, STRIP).amax(dim=2) <= bounds).all()
+    strips = torch.nn.functional.pad(scores, (0, -len(items) % strip), value=-2.0)
+    assert (strips.view(3, -1, strip).amax(dim=2) <= bounds).all()
 
 
 def test_strips_whose_peaks_lie_within_the_rounding_are_looked_at() -> None:
