@@ -16,6 +16,7 @@ WITH_RECIPE = (
     "evaluate",
     "compare",
     "promote",
+    "canary",
     "rollback",
     "ingest",
     "loop",
