@@ -50,7 +50,7 @@ _USAGE = f"""usage: nextray JOB RECIPE [options]
        nextray submit [options] JOB RECIPE [options of the job]
 
 jobs: {", ".join(JOBS)}
-recipes: smoke, laptop, gpu, demo, social, shop, video, news, education
+recipes: smoke, laptop, gpu, demo, stripped, social, shop, video, news, education
 help of one: nextray JOB --help"""
 
 

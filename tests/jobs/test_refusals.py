@@ -9,7 +9,7 @@ import pytest
 from jobs.cli import JOBS, WITHOUT_RECIPE
 from jobs.shell import BAD_INPUT
 
-RECIPES = "smoke, laptop, gpu, demo, social, shop, video, news, education"
+RECIPES = "smoke, laptop, gpu, demo, stripped, social, shop, video, news, education"
 
 
 def refuse(line: str, capsys: pytest.CaptureFixture[str]) -> str:
