@@ -1,10 +1,10 @@
-"""Evaluate: models and a test set to metrics, comparisons, slices, and the order gate.
+"""Evaluate: models and a test set to metrics, comparisons and slices.
 
 Shapes: B users, k places, V items, E events of all histories.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -182,47 +182,6 @@ def evaluate(
     )
 
 
-def order_gate(
-    model: TopKModel,
-    test: EvaluationSet,
-    *,
-    k: int,
-    exclude_seen: bool,
-    seed: int,
-    batch_size: int = 512,
-) -> dict[str, float]:
-    """Return mean NDCG for histories as they are and with their order taken away.
-
-    Keys: ``ordered``, ``shuffled``, ``reversed`` and ``last_only`` (the newest event alone). Only
-    users with at least two events are asked, order being nothing for the others; without any, the
-    answer is empty. Events change places, timestamps keep theirs, so they stay sorted. If
-    ``shuffled`` is hardly lower than ``ordered``, the model reads the history as a bag.
-
-    Flaw: with ``exclude_seen``, ``last_only`` lists can show older items again, which are never
-    targets, so that part of its fall is not about what the model reads.
-    """
-    if exclude_seen:
-        test = test.without_seen()
-    test = test.select_users(np.flatnonzero(test.histories.lengths >= 2))
-    if test.num_users == 0:
-        return {}
-    histories = test.histories
-    rows = histories.rows()
-    noise = np.random.default_rng(seed).random(histories.num_events)
-    ends = histories.offsets[:-1] + histories.offsets[1:] - 1
-    variants = {
-        "ordered": histories,
-        "shuffled": _reorder(histories, np.lexsort((noise, rows))),
-        "reversed": _reorder(histories, ends[rows] - np.arange(histories.num_events)),
-        "last_only": histories.newest(1),
-    }
-    result = {}
-    for name, variant in variants.items():
-        lists = make_lists(model, variant, k=k, exclude_seen=exclude_seen, batch_size=batch_size)
-        result[name] = float(ndcg_at_k(lists, test.target_offsets, test.targets).mean())
-    return result
-
-
 def make_lists(
     model: TopKModel,
     histories: Sequences,
@@ -290,10 +249,3 @@ def _slice_by_length(
         }
         slices[name] = Slice(num_users=num_users, ndcg=means)
     return slices
-
-
-def _reorder(histories: Sequences, order: NDArray[np.int64]) -> Sequences:
-    """Return the histories with their events in another order, at the old times."""
-    return replace(
-        histories, tokens=histories.tokens[order], event_types=histories.event_types[order]
-    )

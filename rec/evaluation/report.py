@@ -10,6 +10,7 @@ from html import escape
 
 from rec.evaluation.calibration import Reliability
 from rec.evaluation.evaluate import Evaluation
+from rec.evaluation.order_gate import OrderGate
 from rec.evaluation.prefixes import PrefixCurve
 from rec.evaluation.report_costs import Cost, cost_section
 from rec.evaluation.report_html import section, table
@@ -47,7 +48,6 @@ figure,tr{break-inside:avoid}.wide{overflow:visible}th,td{padding:.2rem .35rem}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _LABEL, _PLOT, _WIDTH, _ROW = 210, 420, 720, 30  # pixels of the drawing, before it is scaled
 _LONGEST_LABEL = 28  # letters that fit into _LABEL pixels at 13 px
-BAG_SHARE = 0.99  # of NDCG that a bag model keeps: sums in another order move some ties
 
 
 def render_report(
@@ -55,7 +55,7 @@ def render_report(
     *,
     title: str,
     details: Mapping[str, object],
-    order_gate: Mapping[str, float] | None,
+    order_gate: OrderGate | None,
     sweep: Sweep | None = None,
     calibration: Reliability | None = None,
     prefixes: PrefixCurve | None = None,
@@ -70,8 +70,8 @@ def render_report(
         title: headline, plain text.
         details: rows of the last table, such as the cut and the settings; a mapping or list is
             shown as JSON.
-        order_gate: the answer of :func:`rec.evaluation.evaluate.order_gate`; ``None`` or empty
-            leaves the section out.
+        order_gate: the answer of :func:`rec.evaluation.order_gate.order_gate`; ``None`` leaves the
+            section out.
         sweep: what each lambda of popularity gives; left out if absent.
         calibration: of the ranker's probabilities; left out if absent.
         prefixes: NDCG by number of known events; left out if absent.
@@ -237,12 +237,16 @@ def _sweep(sweep: Sweep, words: Mapping[str, str]) -> str:
     return section(words["sweep"], f"{draw_sweep(sweep, words)}\n<p>{text}</p>\n{made}")
 
 
-def _order_gate(order_gate: Mapping[str, float], words: Mapping[str, str]) -> str:
-    rows = [[words.get(name, name), f"{value:.4f}"] for name, value in order_gate.items()]
-    is_ordered = order_gate["shuffled"] < BAG_SHARE * order_gate["ordered"]
-    verdict = words["passed" if is_ordered else "failed"]
-    made = table([words["order"], words["ndcg"]], rows)
-    return section(words["order_gate"], f"<p>{escape(verdict)}</p>\n{made}")
+def _order_gate(gate: OrderGate, words: Mapping[str, str]) -> str:
+    rows = [[words[name], f"{value:.4f}"] for name, value in gate.ndcg.items()]
+    fall = gate.fall
+    said = words[gate.verdict].replace("{users}", f"{gate.num_users:,}")
+    interval = f"{fall.difference:+.4f} [{fall.low:+.4f}, {fall.high:+.4f}]"
+    figures = words["fall"].replace("{users}", f"{gate.num_users:,}").replace("{fall}", interval)
+    text = escape(f"{said} {figures}")
+    return section(
+        words["order_gate"], f"<p>{text}</p>\n{table([words['order'], words['ndcg']], rows)}"
+    )
 
 
 def _details(details: Mapping[str, object], words: Mapping[str, str]) -> str:

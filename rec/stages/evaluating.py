@@ -27,7 +27,8 @@ from rec.data.items import load_items
 from rec.data.sequences import load_sequences
 from rec.errors import ConfigError
 from rec.evaluation.comparing import METRICS_FILE, USERS_FILE
-from rec.evaluation.evaluate import TopKModel, evaluate, order_gate
+from rec.evaluation.evaluate import TopKModel, evaluate
+from rec.evaluation.order_gate import OrderGate, order_gate
 from rec.evaluation.prefixes import prefix_curve
 from rec.evaluation.report import render_report
 from rec.evaluation.report_costs import Cost
@@ -170,8 +171,8 @@ def evaluate_index(
     assert files is not None
     # The newest fold is the one that is shown: its training part is the longest.
     split, result = folds[-1], results[-1]
-    gate: Mapping[str, float] | None = None
-    gates: dict[str, Mapping[str, float]] = {}
+    gate: OrderGate | None = None
+    gates: dict[str, OrderGate | None] = {}
     if config.order_gate:
         asked: list[TopKModel] = [ours, *towers]
         gate, *others = (
@@ -209,7 +210,7 @@ def evaluate_index(
     if files.ranker is not None:
         curve = reliability_of(ours, tested, k=config.k, exclude_seen=ranking.exclude_seen)
     details = {
-        "release": index.name,
+        "index": index.name,
         "protocol": config.protocol,
         "cut": datetime.fromtimestamp(split.cut_ms / 1000, tz=UTC).isoformat(),
         "test users": result.num_users,
@@ -245,8 +246,8 @@ def evaluate_index(
             "prefixes": None if prefixes is None else asdict(prefixes),
             "calibration": None if curve is None else asdict(curve),
             "test_set": fingerprint_of_test(tested),
-            "order_gate": gate,
-            "tower_gates": gates,
+            "order_gate": None if gate is None else gate.to_json(),
+            "tower_gates": {name: one and one.to_json() for name, one in gates.items()},
             "details": details,
             "ranking": asdict(ranking),
         }
@@ -268,14 +269,19 @@ def evaluate_index(
             )
             (draft.path / name).write_text(page, encoding="utf-8")
         draft.counts |= {"users": result.num_users, "models": len(result.metrics)}
-        draft.details |= {"metrics": metrics["metrics"], "order_gate": gate}
+        draft.details |= {
+            "metrics": metrics["metrics"],
+            "order_gate": metrics["order_gate"],
+        }
     made = find_artifact(workspace, "reports", config_hash("reports", config, parents))
     assert made is not None
     return made, False
 
 
-def _shares(gate: Mapping[str, float]) -> str:
+def _shares(gate: OrderGate) -> str:
     """Return a gate in words: what is left of NDCG when the order goes."""
-    whole = max(gate["ordered"], 1e-9)
-    parts = (f"{name} {value / whole:.0%}" for name, value in gate.items() if name != "ordered")
-    return f"{gate['ordered']:.4f}, left of it: {', '.join(parts)}"
+    whole = gate.ndcg["ordered"]
+    if whole <= 0:
+        return f"{whole:.4f}: nothing to lose"
+    parts = (f"{name} {value / whole:.0%}" for name, value in gate.ndcg.items())
+    return f"{whole:.4f}, left of it: {', '.join([*parts][1:])}"

@@ -10,7 +10,6 @@ from typing import Any
 
 from rec.artifacts import Artifact
 from rec.evaluation.comparing import METRICS_FILE
-from rec.evaluation.report import BAG_SHARE
 
 _FIRST = ("ndcg@10", "recall@10", "mrr@10", "coverage@10")
 """Columns that stand first in the table."""
@@ -127,14 +126,19 @@ def _limits(report: Artifact) -> list[str]:
     ]
 
 
-def _order(gate: Mapping[str, float] | None) -> Iterator[str]:
+_VERDICTS = {
+    "passed": "order counts",
+    "failed": "it uses order hardly or not at all",
+    "unsure": "too few users, or too bad lists, to tell if order counts",
+}
+
+
+def _order(gate: Mapping[str, Any] | None) -> Iterator[str]:
     if gate is None:
         return
-    ordered, shuffled = gate["ordered"], gate["shuffled"]
-    counts = shuffled < BAG_SHARE * ordered
-    verdict = "order counts" if counts else "it uses order hardly or not at all"
-    figures = f"{ordered:.4f}, {shuffled:.4f} with shuffled histories"
-    yield f"- The tower's NDCG@10 is {figures}: {verdict}."
+    figures = f"{gate['ordered']:.4f}, {gate['shuffled']:.4f} with shuffled histories"
+    users = f"{gate['users']:,} users with two events or more"
+    yield f"- The tower's NDCG@10 is {figures} ({users}): {_VERDICTS[gate['verdict']]}."
 
 
 def _day(timestamp_ms: int) -> str:

@@ -32,7 +32,7 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import EvaluationSet, hold_out_last, temporal_split
 from rec.data.synthetic import ShopConfig, make_shop, write_shop
 from rec.encoders import EncoderConfig
-from rec.evaluation.evaluate import order_gate
+from rec.evaluation.order_gate import order_gate
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.scoring import top_k_in_blocks
 from rec.models.sequence_model import ModelConfig, SequenceModel
@@ -124,7 +124,8 @@ def run(
     scores = ndcg_at_k(lists, test.target_offsets, test.targets)
     counts = np.bincount(train.tokens, minlength=sequences.num_items + 1)
     is_cold = counts[test.targets[test.target_offsets[:-1]]] == 0
-    gate = order_gate(ours, asked, k=K, exclude_seen=True, seed=training.seed)
+    found = order_gate(ours, asked, k=K, exclude_seen=True, seed=training.seed)
+    gate = {"ordered": 0.0} if found is None else found.ndcg
     return {
         "ndcg": float(scores.mean()),
         "warm": float(scores[~is_cold].mean()),

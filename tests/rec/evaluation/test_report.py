@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rec.evaluation.evaluate import Evaluation
+from rec.evaluation.order_gate import OrderGate
 from rec.evaluation.report import render_report
-from rec.evaluation.significance import paired_bootstrap
+from rec.evaluation.significance import Interval, paired_bootstrap
 from rec.evaluation.slicing import Slice
 
 ATTACK = '<script>alert("x")</script>&'
@@ -57,11 +58,23 @@ def make_evaluation(names: tuple[str, ...] = ("ours", "theirs")) -> Evaluation:
     )
 
 
+def gate(fall: float | None = 0.1) -> OrderGate:
+    """Return a gate whose users lose so much by shuffling; ``None``: nobody can tell."""
+    low, high = (-0.1, 0.1) if fall is None else (fall, fall)
+    return OrderGate(
+        num_users=23,
+        ndcg={"ordered": 0.2, "shuffled": 0.2 - (fall or 0.0)},
+        fall=Interval(
+            difference=fall or 0.0, low=low, high=high, ratio=None, ratio_low=None, ratio_high=None
+        ),
+    )
+
+
 def render(
     evaluation: Evaluation | None = None,
     *,
     language: Literal["en", "zh"] = "en",
-    order_gate: dict[str, float] | None = None,
+    order_gate: OrderGate | None = None,
 ) -> str:
     return render_report(
         evaluation or make_evaluation(),
@@ -73,7 +86,7 @@ def render(
 
 
 def test_page_is_well_formed_and_needs_nothing_from_outside() -> None:
-    html = render(order_gate={"ordered": 0.2, "shuffled": 0.1})
+    html = render(order_gate=gate())
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     names = {name for name, _ in page.attributes}
@@ -89,7 +102,7 @@ def test_everything_given_is_escaped(language: Literal["en", "zh"]) -> None:
         make_evaluation((ATTACK, f"other{ATTACK}")),
         title=ATTACK,
         details={ATTACK: ATTACK, "deep": {ATTACK: [ATTACK]}},
-        order_gate={"ordered": 0.2, "shuffled": 0.1, ATTACK: 0.3},
+        order_gate=gate(),
         language=language,
     )
     page = Page(html)
@@ -132,26 +145,21 @@ def test_tables_show_metrics_slices_verdicts_and_details() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shuffled", "verdict"),
-    [
-        (0.1, "reads the sequence"),
-        (0.1979, "reads the sequence"),
-        (0.1981, "bag model"),
-        (0.2, "bag model"),
-        (0.3, "bag model"),
-    ],
+    ("fall", "verdict"),
+    [(0.1, "reads the sequence"), (0.0, "bag model"), (None, "23 users are too few")],
 )
-def test_order_gate_says_when_a_model_is_a_bag(shuffled: float, verdict: str) -> None:
-    assert verdict in render(order_gate={"ordered": 0.2, "shuffled": shuffled})
+def test_order_gate_says_what_it_has_found(fall: float | None, verdict: str) -> None:
+    html = render(order_gate=gate(fall))
+    assert verdict in html
+    assert "over 23 users: " in html
 
 
 def test_order_gate_that_was_not_asked_is_left_out() -> None:
     assert "Order gate" not in render()
-    assert "Order gate" not in render(order_gate={})
 
 
 def test_chinese_page_speaks_chinese_and_names_no_english_words() -> None:
-    html = render(language="zh", order_gate={"ordered": 0.2, "shuffled": 0.1})
+    html = render(language="zh", order_gate=gate())
     text = Page(html).text.split("</style>")[-1]
     assert '<html lang="zh-CN">' in html
     assert "顺序检验" in text

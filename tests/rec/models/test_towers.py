@@ -19,7 +19,7 @@ from rec.data.sequences import Sequences, load_sequences
 from rec.data.splits import temporal_split
 from rec.data.synthetic import Shop
 from rec.errors import ConfigError
-from rec.evaluation.evaluate import order_gate
+from rec.evaluation.order_gate import order_gate
 from rec.evaluation.ranking_metrics import ndcg_at_k
 from rec.models.baselines import Popularity, ScoredLists
 from rec.models.inference import embed_histories, embed_items
@@ -192,7 +192,9 @@ def test_the_planted_signal_and_cold_items_are_found(
     )
     fit(model, split.train, config=training, accelerator=Accelerator(cpu=True))
     ours = Lists(model, queries)
-    gate = order_gate(ours, split.test, k=10, exclude_seen=True, seed=1)
+    asked = order_gate(ours, split.test, k=10, exclude_seen=True, seed=1)
+    assert asked is not None
+    gate = asked.ndcg
     popular = ScoredLists(Popularity(split.train))
     test = split.test.without_seen()
     floor = ndcg_at_k(

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from rec.data.sequences import Sequences
 from rec.data.splits import EvaluationSet
 from rec.errors import DataError
-from rec.evaluation.evaluate import Evaluation, TopKModel, evaluate, order_gate
-from rec.evaluation.significance import paired_bootstrap
+from rec.evaluation.evaluate import Evaluation, TopKModel, evaluate
+from rec.evaluation.order_gate import OrderGate, order_gate
+from rec.evaluation.significance import Interval, paired_bootstrap
 from rec.models.baselines import Popularity, ScoredLists
 
 NUM_ITEMS = 40
@@ -158,25 +159,55 @@ def test_order_gate_falls_for_a_model_of_the_last_item_and_not_for_a_bag() -> No
     generator = np.random.default_rng(0)
     starts = generator.integers(1, 30, size=200).tolist()
     test = ask([[*range(s, s + 8)] for s in starts], [[s + 8] for s in starts])
-    ordered = order_gate(Following(), test, k=3, exclude_seen=False, seed=1)
+    found = order_gate(Following(), test, k=3, exclude_seen=False, seed=1)
+    assert found is not None
+    ordered = found.ndcg
     assert list(ordered) == ["ordered", "shuffled", "reversed", "last_only"]
     assert ordered["ordered"] == 1.0
     assert 0.05 < ordered["shuffled"] < 0.25  # the last of eight stays last by chance, 1/8
     assert ordered["reversed"] == 0.0
     assert ordered["last_only"] == 1.0
+    assert (found.num_users, found.verdict) == (200, "passed")
     bag = order_gate(Bag(), test, k=3, exclude_seen=False, seed=1)
-    assert bag["ordered"] == bag["shuffled"] == bag["reversed"] == 1.0
+    assert bag is not None
+    assert bag.ndcg["ordered"] == bag.ndcg["shuffled"] == bag.ndcg["reversed"] == 1.0
+    assert bag.verdict == "failed"
 
 
 def test_order_gate_last_only_hides_all_but_the_newest_event() -> None:
     gate = order_gate(Bag(), ask([[9, 3]], [[10]]), k=3, exclude_seen=False, seed=1)
-    assert gate == {"ordered": 1.0, "shuffled": 1.0, "reversed": 1.0, "last_only": 0.0}
+    assert gate is not None
+    assert gate.ndcg == {"ordered": 1.0, "shuffled": 1.0, "reversed": 1.0, "last_only": 0.0}
 
 
 def test_order_gate_of_users_with_one_event_says_nothing() -> None:
-    assert (
-        order_gate(Following(), ask([[1], []], [[2], [3]]), k=3, exclude_seen=False, seed=1) == {}
+    asked = ask([[1], []], [[2], [3]])
+    assert order_gate(Following(), asked, k=3, exclude_seen=False, seed=1) is None
+
+
+@pytest.mark.parametrize(
+    ("ordered", "fall", "verdict"),
+    [
+        (0.2, (0.1, 0.05, 0.15), "passed"),
+        (0.2, (0.0021, 0.0001, 0.004), "passed"),
+        (0.2, (0.1, -0.01, 0.2), "unsure"),  # a large fall of few users
+        (0.2, (0.0019, -0.001, 0.004), "failed"),
+        (0.2, (0.0, 0.0, 0.0), "failed"),
+        (0.2, (-0.1, -0.15, -0.05), "failed"),
+        (0.2, (0.0, -0.1, 0.1), "unsure"),  # it may as well be worth half of all
+        (0.0, (0.0, 0.0, 0.0), "unsure"),  # who finds nothing has nothing to lose
+    ],
+)
+def test_order_gate_judges_only_what_its_users_can_tell(
+    ordered: float, fall: tuple[float, float, float], verdict: str
+) -> None:
+    difference, low, high = fall
+    interval = Interval(
+        difference=difference, low=low, high=high, ratio=None, ratio_low=None, ratio_high=None
     )
+    gate = OrderGate(num_users=9, ndcg={"ordered": ordered}, fall=interval)
+    assert gate.verdict == verdict
+    assert gate.to_json()["verdict"] == verdict
 
 
 def test_bootstrap_interval_is_that_of_the_normal_approximation() -> None:
