@@ -134,11 +134,11 @@ _VERDICTS = {
 
 
 def _order(gate: Mapping[str, Any] | None) -> Iterator[str]:
-    if gate is None:
+    if gate is None:  # not asked for, or nobody has two events
         return
     figures = f"{gate['ordered']:.4f}, {gate['shuffled']:.4f} with shuffled histories"
     users = f"{gate['users']:,} users with two events or more"
-    yield f"- The tower's NDCG@10 is {figures} ({users}): {_VERDICTS[gate['verdict']]}."
+    yield f"- NDCG@10 of its lists is {figures} ({users}): {_VERDICTS[gate['verdict']]}."
 
 
 def _day(timestamp_ms: int) -> str:
