@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.runtime import connect
 from jobs.command import Arguments, run_job
 from jobs.stages import Fields, run_recommend
+from rec.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class RecommendArguments(Arguments):
     """File with a column user_id; all users of the log, under stored ids, if absent."""
     k: int = 10
     """Places of each list."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"--k must be >= 1, got {self.k}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

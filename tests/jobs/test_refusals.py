@@ -30,6 +30,11 @@ def refuse(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     [
         ("train smoke --training.num-epochs 0", "--training.num-epochs must be >= 1, got 0"),
         ("index smoke --ranking.penalty-weight -1", "--ranking.penalty-weight must be >= 0, got"),
+        ("recommend smoke --output l.parquet --k 0", "--k must be >= 1, got 0"),
+        (
+            "index smoke --ranking.pinned a b --ranking.blocked c b",
+            "--ranking.pinned and --ranking.blocked both name 'b': leave one out",
+        ),
         ("train smoke --training.num-epochs many", "--training.num-epochs expects INT, got 'many'"),
         ("train smoke --training.learning-rate x", "expects FLOAT, got 'x'"),
         ("train smoke --profile huge", "--profile expects one of laptop, cpu, gpu, got 'huge'"),
