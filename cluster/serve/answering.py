@@ -23,6 +23,7 @@ from cluster.serve.schemas import (
     ListedItem,
     RecommendAnswer,
     RecommendBody,
+    read_filters,
 )
 from cluster.serve.served_release import ServedRelease
 from cluster.serve.state import GatewayState, Ranked, retry_later
@@ -81,7 +82,7 @@ async def answer_list(
         shown=asker.shown,
         k=body.k,
         exclude=frozenset(body.exclude),
-        filters={name: tuple(values) for name, values in body.filters.items()},
+        filters=read_filters(body.filters),
         exclude_seen=body.exclude_seen,
         penalty_weight=body.penalty_weight,
         diversity=body.diversity,

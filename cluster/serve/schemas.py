@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from rec.ranking.requests import Condition
+
 
 def _filled(text: str) -> str:
     """Return a text without the white space around it.
@@ -41,6 +43,38 @@ class _Strict(BaseModel):
     """Refuse fields that nobody reads: a misspelt one must not pass in silence."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FilterCondition(_Strict):
+    """What an attribute must be: all that is given must hold."""
+
+    any_of: FilterValues | None = None
+    none_of: FilterValues = []
+    """An item without any value of the attribute passes."""
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Of a column of numbers; an item without one does not pass."""
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    def read(self) -> Condition:
+        """Return the condition in the recommender's words."""
+        return Condition(
+            any_of=None if self.any_of is None else tuple(self.any_of),
+            none_of=tuple(self.none_of),
+            least=self.min,
+            most=self.max,
+        )
+
+
+AttributeFilters = Annotated[dict[Name, FilterValues | FilterCondition], Field(max_length=10)]
+"""Attribute -> values of which one must be there, or a condition."""
+
+
+def read_filters(filters: AttributeFilters) -> dict[str, tuple[str, ...] | Condition]:
+    """Return a body's filters in the recommender's words."""
+    return {
+        name: given.read() if isinstance(given, FilterCondition) else tuple(given)
+        for name, given in filters.items()
+    }
 
 
 class InlineEvent(_Strict):
@@ -85,7 +119,7 @@ class RecommendBody(_Strict):
     user_id: UserId | None = None
     events: Annotated[list[InlineEvent], Field(max_length=200)] = []
     k: Annotated[int, Field(ge=1, le=100)] = 10
-    filters: Annotated[dict[Name, FilterValues], Field(max_length=10)] = {}
+    filters: AttributeFilters = {}
     exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
     profile: Annotated[dict[Name, ProfileValue], Field(max_length=50)] = {}
     """Attributes of the user, over those of the users' file; for users without events."""
@@ -134,7 +168,7 @@ class SearchBody(_Strict):
     user_id: UserId | None = None
     events: Annotated[list[InlineEvent], Field(max_length=200)] = []
     k: Annotated[int, Field(ge=1, le=100)] = 10
-    filters: Annotated[dict[Name, FilterValues], Field(max_length=10)] = {}
+    filters: AttributeFilters = {}
     exclude: Annotated[list[ItemId], Field(max_length=1000)] = []
     exclude_seen: bool = False
     personal_weight: Annotated[float, Field(ge=0, le=10)] = 0.2

@@ -54,7 +54,7 @@ class Client:
         *,
         k: int = 10,
         events: Sequence[Mapping[str, Any]] = (),
-        filters: Mapping[str, Sequence[str]] | None = None,
+        filters: Mapping[str, Sequence[str] | Mapping[str, object]] | None = None,
         exclude: Sequence[str] = (),
         exclude_seen: bool | None = None,
         penalty_weight: float | None = None,

@@ -14,6 +14,23 @@ Language = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """Say what an attribute of an item must be; what is absent bounds nothing.
+
+    Attributes:
+        any_of: values of which an item must have one.
+        none_of: values of which it may have none; an item without any value has none.
+        least: smallest number allowed; an item without a number is left out.
+        most: largest number allowed, likewise.
+    """
+
+    any_of: tuple[str, ...] | None = None
+    none_of: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """Ask for one list.
 
@@ -21,7 +38,7 @@ class Request:
         history: the user's newest events, oldest first; empty asks for a cold-start list.
         k: how many items are wanted.
         exclude: item ids that must not appear.
-        filters: attribute name -> allowed values; an item must match every name.
+        filters: attribute name -> allowed values, or a condition; an item must match every name.
         exclude_seen: leave out items of the history; ``None`` follows the release.
         penalty_weight: the article's lambda; ``None`` follows the release.
         diversity: 0 orders by score alone, 1 by unlikeness alone; ``None`` follows the release.
@@ -43,7 +60,7 @@ class Request:
     history: tuple[Event, ...] = ()
     k: int = 10
     exclude: frozenset[str] = frozenset()
-    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    filters: Mapping[str, tuple[str, ...] | Condition] = field(default_factory=dict)
     exclude_seen: bool | None = None
     penalty_weight: float | None = None
     diversity: float | None = None

@@ -20,6 +20,7 @@ from cluster.serve.schemas import (
     RerankTextsBody,
     SearchBody,
     Usage,
+    read_filters,
 )
 from cluster.serve.state import GatewayState, Ranked, State, retry_later
 from cluster.serve.tracing import outgoing
@@ -55,7 +56,7 @@ async def search(state: State, body: SearchBody, request: Request) -> RecommendA
                 history=tuple(asker.history),
                 k=body.k,
                 exclude=frozenset(body.exclude),
-                filters={name: tuple(values) for name, values in body.filters.items()},
+                filters=read_filters(body.filters),
                 exclude_seen=body.exclude_seen,
                 query_embeddings=asker.query_embeddings,
             ),

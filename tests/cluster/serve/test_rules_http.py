@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 
 from rec.ranking.release import RankingConfig
 from tests.cluster.graph import Graph, ids, running_graph
-from tests.releases import NUM_ITEMS, make_release
+from tests.releases import COLOURS, NUM_ITEMS, make_release
 
 PINNED, BLOCKED = ("item/9", "item/41"), ("item/2", "item/30")
 RANKING = RankingConfig(pinned=PINNED, blocked=BLOCKED)
@@ -80,6 +80,28 @@ def test_every_short_answer_says_why(graph: Graph) -> None:
     ordered = graph.good("POST", "/v1/rerank", json=asked)
     assert set(ids(ordered)) == {"item/5", "item/6"}
     assert {"unknown_items", "fewer_items"} <= set(reasons(ordered))
+
+
+def test_conditions_bound_every_kind_of_list(graph: Graph) -> None:
+    asked = {"colour": {"none_of": ["red", "blue"]}, "category": {"any_of": ["coat", "lamp"]}}
+    for path, body in (
+        ("/v1/recommend", {"is_shown": False}),
+        ("/v1/search", {"query": "red coat"}),
+    ):
+        found = graph.good("POST", path, json={**body, "k": 100, "filters": asked})
+        titles = {item["title"] for item in found["items"]}
+        colours = set(COLOURS) - {"red", "blue"}
+        assert titles == {f"{colour} {kind}" for colour in colours for kind in ("coat", "lamp")}
+        assert "fewer_items" in reasons(found)
+    for wrong, reason in (
+        ({"colour": {"min": 1}}, "filter 'colour' has bounds, expected numbers, got String"),
+        ({"size": {"max": 1}}, "unknown filter 'size'"),
+        ({"colour": {"not": ["red"]}}, "filters"),
+        ({"colour": {"min": "1"}}, "filters"),
+    ):
+        answer = graph.ask("POST", "/v1/recommend", json={"filters": wrong})
+        assert answer.status_code == 422
+        assert reason in answer.json()["detail"]
 
 
 def test_bad_numbers_and_attributes_are_refused_with_what_to_say(graph: Graph) -> None:
