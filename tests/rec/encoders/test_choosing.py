@@ -113,6 +113,8 @@ def test_latin_script_is_english_unless_most_of_it_shows_another_language() -> N
     titles = ["Lord of the Rings", "Amélie", "The Hours", "Nestlé", "Life for Sale", "Up"]
     assert language_shares(titles) == {"latin": 1.0}
     assert set(language_shares(SWEDISH)) <= EVERY_SCRIPT
+    # One name among thirty bare nouns is no language of the catalog.
+    assert language_shares([*ENGLISH, "Robe de soirée"]) == {"latin": 1.0}
     assert language_shares(["红色 Café", "蓝色 Décor"]) == {"han": 1.0}
     assert language_shares([]) == {}
 
