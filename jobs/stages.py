@@ -51,6 +51,7 @@ def run_prepare(
         config=recipe.cleaning,
         num_partitions=profile.data.num_partitions,
         spread=RaySpread(num_actors=profile.data.num_encoders, is_stateless=True),
+        local=ThreadSpread(num_threads=profile.data.num_encoders),
     )
     counts = prepared.events.counts
     return {

@@ -43,6 +43,9 @@ EVENTS_VERSION = 3
 """Raising it makes events anew that older code made of the same files."""
 PARTITION_ROWS = 1 << 19
 """Of one partition, on average: cleaning takes about 600 bytes for each."""
+LOCAL_ROWS = 500_000
+"""Of a log up to which no workers are started: Ray takes as many CPU-seconds to start them as one
+process takes for these rows."""
 FEEDBACK_BATCHES = Path("feedback") / "batches"
 """Where ``jobs.ingest`` leaves what serving has logged: part of every log."""
 
@@ -66,6 +69,7 @@ def prepare(
     config: CleaningConfig,
     num_partitions: int,
     spread: Spread = in_process,
+    local: Spread | None = None,
     now_ms: int | None = None,
 ) -> Prepared:
     """Make catalog, events and sequences of the files, or find that they are there.
@@ -79,6 +83,7 @@ def prepare(
         num_partitions: parts the users are hashed into, at least; a long log gets more, so that
             memory does not follow it.
         spread: who does the tasks.
+        local: who does them instead where the log is small, in this process.
         now_ms: the time of the run; now if absent.
 
     Raises:
@@ -99,7 +104,10 @@ def prepare(
         str(path.resolve()) for path in (workspace / FEEDBACK_BATCHES).glob("*.parquet")
     )
     given = [path for path in list_files(events) if path not in batches]
-    num_partitions = enough_partitions([*given, *batches], at_least=num_partitions)
+    num_rows = sum(map(estimate_rows, [*given, *batches]))
+    num_partitions = enough_partitions(num_rows, at_least=num_partitions)
+    if local is not None and num_rows <= LOCAL_ROWS:
+        spread = local
     parents = {"catalog": catalog.name}
     settings = {
         "cleaning": asdict(config),
@@ -154,12 +162,11 @@ def prepare(
     )
 
 
-def enough_partitions(files: Sequence[str], *, at_least: int) -> int:
+def enough_partitions(num_rows: int, *, at_least: int) -> int:
     """Return how many partitions bound the rows of one: ``at_least``, doubled as often as needed.
 
     Doubled, so that a growing log is seldom cut anew.
     """
-    num_rows = sum(map(estimate_rows, files))
     num_partitions = at_least
     while num_rows > num_partitions * PARTITION_ROWS:
         num_partitions *= 2

@@ -11,11 +11,13 @@ import pytest
 
 from cluster.data.spread import RaySpread
 from cluster.data.threads import ThreadSpread
+from rec.data.cleaning import CleaningConfig
 from rec.encoders import EncoderConfig
 from rec.errors import DataError
 from rec.spread import Spread, in_process
 from rec.stages import embedding
 from rec.stages.embedding import embed, load_embeddings
+from rec.stages.preparation import prepare
 from tests.cluster.test_distributed import prepare_shop
 
 TASKS = list(range(23))
@@ -120,6 +122,33 @@ def test_actor_killed_while_embedding_leaves_every_text_once(
     for found, wanted in zip(load_embeddings(artifact), load_embeddings(expected), strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert artifact.counts["encoded"] == artifact.counts["distinct_texts"]
+
+
+def test_small_log_is_prepared_in_this_process_with_the_same_result(
+    shop_files: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, items, _ = map(str, shop_files)
+    used: list[str] = []
+
+    def pool(make_worker, tasks, *, label):  # type: ignore[no-untyped-def]
+        used.append(label)
+        yield from in_process(make_worker, tasks, label=label)
+
+    made = []
+    for name, limit in (("small", 10**6), ("large", 10)):
+        monkeypatch.setattr("rec.stages.preparation.LOCAL_ROWS", limit)
+        prepared = prepare(
+            tmp_path / name,
+            events=[events],
+            items=[items],
+            config=CleaningConfig(pseudonymize_users=False),
+            num_partitions=4,
+            spread=pool,
+            local=ThreadSpread(num_threads=2),
+        )
+        assert bool(used) == (name == "large")
+        made.append([prepared.events.manifest["files"], prepared.sequences.manifest["files"]])
+    assert made[0] == made[1]
 
 
 def test_small_work_stays_in_this_process_and_large_work_does_not(

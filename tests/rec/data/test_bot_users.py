@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rec.data.cleaning import CleaningConfig
+from rec.data.files import estimate_rows
 from rec.stages import bot_users, log_workers
 from rec.stages.preparation import Prepared, enough_partitions, prepare
 from tests.rec.stages.test_incremental import T, files_of, merged_into, row, run, write
@@ -121,10 +122,12 @@ def test_bad_rows_without_a_user_are_spread_over_the_partitions(tmp_path: Path) 
 def test_long_log_has_more_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.parquet"
     pl.DataFrame({"user_id": ["u"] * 900}).write_parquet(path)
-    assert enough_partitions([str(path)], at_least=4) == 4
+    num_rows = estimate_rows(str(path))
+    assert num_rows == 900
+    assert enough_partitions(num_rows, at_least=4) == 4
     monkeypatch.setattr("rec.stages.preparation.PARTITION_ROWS", 100)
-    assert enough_partitions([str(path)], at_least=4) == 16
-    assert enough_partitions([str(path), str(path)], at_least=3) == 24
+    assert enough_partitions(num_rows, at_least=4) == 16
+    assert enough_partitions(2 * num_rows, at_least=3) == 24
 
 
 def test_long_log_gives_the_same_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
