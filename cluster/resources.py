@@ -13,6 +13,9 @@ from typing import Any, Literal
 import psutil
 
 ProfileName = Literal["laptop", "cpu", "gpu"]
+LISTS_PER_CALL = 8
+"""Lists that a gateway asks a ranker for in one call under load. More save the two processes hardly
+anything and wait longer for each other."""
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -84,14 +87,16 @@ def _deployment(
     max_replicas: int,
     ongoing: int,
     num_gpus: float = 0,
+    per_call: int = 1,
 ) -> Mapping[str, Any]:
     return {
         "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
         "autoscaling_config": {
             "min_replicas": min_replicas,
             "max_replicas": max_replicas,
-            # Half of what a replica accepts: the autoscaler reacts before queues are full.
-            "target_ongoing_requests": max(1, ongoing // 2),
+            # Half of what a replica accepts: the autoscaler reacts before queues are full. It
+            # counts calls, each of which may carry several requests.
+            "target_ongoing_requests": max(1, ongoing // 2 // per_call),
             "upscale_delay_s": 3,
             "downscale_delay_s": 30,
         },
@@ -113,7 +118,9 @@ LAPTOP = Profile(
     serve=ServeResources(
         gateway=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=64),
         encoder=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=32),
-        ranker=_deployment(num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=32),
+        ranker=_deployment(
+            num_cpus=0.2, min_replicas=1, max_replicas=2, ongoing=32, per_call=LISTS_PER_CALL
+        ),
         index_shard=_deployment(num_cpus=0.1, min_replicas=1, max_replicas=2, ongoing=32),
     ),
 )
@@ -127,7 +134,9 @@ CPU = Profile(
     serve=ServeResources(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=2, min_replicas=1, max_replicas=16, ongoing=32),
-        ranker=_deployment(num_cpus=2, min_replicas=2, max_replicas=32, ongoing=32),
+        ranker=_deployment(
+            num_cpus=2, min_replicas=2, max_replicas=32, ongoing=32, per_call=LISTS_PER_CALL
+        ),
         index_shard=_deployment(num_cpus=2, min_replicas=2, max_replicas=16, ongoing=64),
         proxies="EveryNode",
     ),
@@ -142,7 +151,14 @@ GPU = Profile(
     serve=ServeResources(
         gateway=_deployment(num_cpus=1, min_replicas=2, max_replicas=16, ongoing=64),
         encoder=_deployment(num_cpus=1, num_gpus=0.5, min_replicas=1, max_replicas=8, ongoing=128),
-        ranker=_deployment(num_cpus=1, num_gpus=0.25, min_replicas=2, max_replicas=16, ongoing=128),
+        ranker=_deployment(
+            num_cpus=1,
+            num_gpus=0.25,
+            min_replicas=2,
+            max_replicas=16,
+            ongoing=128,
+            per_call=LISTS_PER_CALL,
+        ),
         index_shard=_deployment(num_cpus=2, min_replicas=2, max_replicas=16, ongoing=64),
         proxies="EveryNode",
     ),

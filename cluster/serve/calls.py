@@ -14,6 +14,7 @@ from fastapi import HTTPException
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
+from cluster.serve.gathering import Part
 from rec.errors import RecError
 
 MAX_TRIES = 3
@@ -139,7 +140,8 @@ class Upstream:
 
 def _finds_no_replica(response: Any) -> bool:
     """Return whether Serve's router has not chosen a replica yet; Serve says so in private only."""
-    chosen = getattr(response, "_replica_result_future", None)
+    call = response.call if isinstance(response, Part) else response
+    chosen = getattr(call, "_replica_result_future", None)
     return chosen is not None and not chosen.done()
 
 

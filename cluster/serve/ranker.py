@@ -15,7 +15,7 @@ from cluster.serve.index_shards import ShardHandles
 from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.observing import log_as_json
 from cluster.serve.tracing import span
-from cluster.serve.wire import unpack
+from cluster.serve.wire import PlainList, plain, unpack
 from rec.data.events import Event
 from rec.errors import RecError
 from rec.ranking.explanations.interests import Interests
@@ -73,7 +73,7 @@ class Ranker:
 
     async def recommend(
         self, packed: bytes, release: str | None = None, trace: str | None = None
-    ) -> tuple[str, RankedList]:
+    ) -> PlainList:
         """Return the list of a request from ``cluster.serve.wire``, and its release's name.
 
         Args:
@@ -81,13 +81,13 @@ class Ranker:
             release: the one that is wanted; where it is not here, the promoted one answers.
             trace: of the request, where it is sampled.
         """
-        request = unpack(packed)
-        with span(trace, "Ranker.recommend"):
-            name, answer = _raised(await self._recommend_batched((request, release)))
-            if request.explain and self._followed.recommender(name).narrator is not None:
-                # After the batch: its other lists must not wait for a language model.
-                answer = await asyncio.to_thread(self._narrate, name, answer)
-            return name, answer
+        return _raised(await self._one(packed, release, trace))
+
+    async def recommend_each(
+        self, asked: Sequence[tuple[bytes, str | None, str | None]]
+    ) -> list[PlainList | RecError]:
+        """Return for each request what ``recommend`` would, or the error that it would raise."""
+        return await asyncio.gather(*(self._one(*one) for one in asked))
 
     async def interests(
         self, history: Sequence[Event], language: Language | None
@@ -104,21 +104,20 @@ class Ranker:
 
     async def search(
         self, request: SearchRequest, release: str | None = None, trace: str | None = None
-    ) -> tuple[str, RankedList]:
+    ) -> PlainList:
         """Return what a text has found, and its release's name; see ``recommend``."""
         with span(trace, "Ranker.search"):
-            return _raised(await self._search_batched((request, release)))
+            found = await self._search_batched((request, release))
+            return _raised(found if isinstance(found, RecError) else plain(*found))
 
-    async def similar(
-        self, item_id: str, k: int, trace: str | None = None
-    ) -> tuple[str, RankedList]:
+    async def similar(self, item_id: str, k: int, trace: str | None = None) -> PlainList:
         """Return the release's name and the nearest items."""
 
-        def find() -> tuple[str, RankedList]:
+        def find() -> PlainList:
             recommender = self._followed.recommender()
             with noting_lost_parts() as lost:
                 found = recommender.similar(item_id, k=k)
-            return recommender.release, _said(found, lost)
+            return plain(recommender.release, _said(found, lost))
 
         with span(trace, "Ranker.similar"):
             return await asyncio.to_thread(find)
@@ -136,6 +135,20 @@ class Ranker:
         """Stop following."""
         self._stop.set()
         self._feedback.close()
+
+    async def _one(
+        self, packed: bytes, release: str | None, trace: str | None
+    ) -> PlainList | RecError:
+        request = unpack(packed)
+        with span(trace, "Ranker.recommend"):
+            found = await self._recommend_batched((request, release))
+            if isinstance(found, RecError):
+                return found
+            name, answer = found
+            if request.explain and self._followed.recommender(name).narrator is not None:
+                # After the batch: its other lists must not wait for a language model.
+                answer = await asyncio.to_thread(self._narrate, name, answer)
+            return plain(name, answer)
 
     def _recommend_batch(self, asked: Sequence[tuple[Request, str | None]]) -> list[Answered]:
         self._metrics.count_batch("Ranker", len(asked))
@@ -215,7 +228,7 @@ def _said(answer: RankedList, lost: Collection[int]) -> RankedList:
     return replace(answer, degraded=(SHARD_UNAVAILABLE, *answer.degraded))
 
 
-def _raised(answer: Answered) -> tuple[str, RankedList]:
+def _raised(answer: PlainList | RecError) -> PlainList:
     if isinstance(answer, RecError):
         raise answer
     return answer

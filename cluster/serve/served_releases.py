@@ -46,9 +46,13 @@ class ServedReleases:
             return self._views.get(canary.release, self.promoted)
         return self.promoted
 
+    def has(self, name: str) -> bool:
+        """Return whether a release has been read."""
+        return name in self._views
+
     def knows(self, name: str) -> bool:
         """Return whether a release that the ranker has named can be read; reads it if need be."""
-        if name in self._views:
+        if self.has(name):
             return True
         try:
             self._views[name] = ServedRelease.read(self._workspace / "releases" / name)

@@ -12,7 +12,9 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, HTTPException, Request
 
+from cluster.resources import LISTS_PER_CALL
 from cluster.serve.calls import DEADLINE_S, RETRY_AFTER_S, SILENT_S, Upstream
+from cluster.serve.gathering import Gatherer
 from cluster.serve.histories import HISTORY_EVENTS, fill_histories
 from cluster.serve.keys import KeyRing
 from cluster.serve.live_items import LiveCatalogIds, LiveItems
@@ -21,7 +23,7 @@ from cluster.serve.metrics import Metrics, shared_folder
 from cluster.serve.served_release import ServedRelease
 from cluster.serve.served_releases import ServedReleases
 from cluster.serve.tracing import outgoing
-from cluster.serve.wire import pack
+from cluster.serve.wire import PlainList, pack, ranked
 from rec.data.events import Event, Impression
 from rec.data.privacy import load_or_create_key, pseudonym
 from rec.ranking import requests as asking
@@ -36,6 +38,8 @@ ENCODE_WITHIN_S = 1.0
 """A list without the queries in time is better than one with them too late."""
 LOG_WITHIN_S = 0.25
 """Many times what a commit takes; a list later than this would be worse than an unlogged one."""
+MAX_HELD = 256
+"""Lists that one replica asks the rankers for at once: several times what it takes on."""
 _REASONS = {
     sqlite3.SQLITE_FULL: "its disk is full, free some space",
     sqlite3.SQLITE_READONLY: "its disk is read-only",
@@ -62,6 +66,12 @@ class GatewayState:
         self.ranker = ranker
         # Kept: a handle's attribute is another handle each time, a tenth of the gateway's work.
         self._encode, self._recommend = encoder.encode, ranker.recommend
+        self._recommend_each = ranker.recommend_each
+        self._lists = Gatherer[tuple[bytes, str | None, str | None], PlainList](
+            lambda asked: self._recommend_each.remote(asked),
+            max_size=LISTS_PER_CALL,
+            max_held=MAX_HELD,
+        )
         self.workspace = workspace
         self.releases = ServedReleases(workspace, release)
         self.fingerprint = self.releases.fingerprint
@@ -130,8 +140,13 @@ class GatewayState:
             deadline_s: for all tries together.
         """
         packed = pack(request)
+        if request.explain:
+            # Alone: its neighbours must not wait for a language model.
+            return await self.ask_ranker(
+                lambda: self._recommend.remote(packed, release, outgoing()), deadline_s=deadline_s
+            )
         return await self.ask_ranker(
-            lambda: self._recommend.remote(packed, release, outgoing()), deadline_s=deadline_s
+            lambda: self._lists.remote((packed, release, outgoing())), deadline_s=deadline_s
         )
 
     async def ask_ranker(
@@ -149,8 +164,8 @@ class GatewayState:
             UnavailableError: no replica answers.
         """
         for _ in range(2):
-            name, answer = await self.ranker_calls.call(send, deadline_s=deadline_s)
-            if await asyncio.to_thread(self.releases.knows, name):
+            name, answer = ranked(await self.ranker_calls.call(send, deadline_s=deadline_s))
+            if self.releases.has(name) or await asyncio.to_thread(self.releases.knows, name):
                 return Ranked(release=name, items=answer.items, degraded=answer.degraded)
         raise retry_later("a new release is being rolled out")
 

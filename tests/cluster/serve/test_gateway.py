@@ -17,7 +17,7 @@ from cluster.serve.app import load_histories
 from cluster.serve.gateway import Gateway
 from cluster.serve.keys import ensure_admin_key
 from cluster.serve.state import LOG_WITHIN_S
-from cluster.serve.wire import unpack
+from cluster.serve.wire import plain, unpack
 from rec.encoders import load_encoder
 from rec.ranking.feedback.event_log import LOG_FILE
 from rec.ranking.recommender import Recommender
@@ -86,10 +86,14 @@ def shop(tmp_path: Path) -> Shop:
     releases: list[str] = []
 
     def named(answer: Any) -> Any:
-        return (releases.pop(0) if releases else recommender.release), answer
+        return plain(releases.pop(0) if releases else recommender.release, answer)
+
+    def recommend(packed: bytes, *_: Any) -> Any:
+        return named(recommender.recommend([unpack(packed)])[0])
 
     ranker = SimpleNamespace(
-        recommend=method(lambda packed, *_: named(recommender.recommend([unpack(packed)])[0])),
+        recommend=method(recommend),
+        recommend_each=method(lambda asked: [recommend(*one) for one in asked]),
         similar=method(lambda item_id, k, _: named(recommender.similar(item_id, k=k))),
     )
     return Shop(

@@ -97,7 +97,7 @@ def test_lists_that_lack_something_are_counted_by_reason(graph: Graph) -> None:
 class _Silent:
     """Be a ranker whose process has died."""
 
-    async def recommend(self, *_: object) -> object:
+    async def recommend_each(self, *_: object) -> object:
         from ray.exceptions import RayActorError
 
         raise RayActorError

@@ -39,7 +39,7 @@ def test_pins_and_blocks_hold_and_a_short_list_says_why(graph: Graph) -> None:
 
 def test_they_hold_where_the_ranker_is_away(tmp_path: Path) -> None:
     class Dead:
-        async def recommend(self, *_: object) -> object:
+        async def recommend_each(self, *_: object) -> object:
             raise RayActorError
 
     with running_graph(tmp_path, make_release(tmp_path, ranking=RANKING)) as graph:
