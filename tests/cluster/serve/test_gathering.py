@@ -67,7 +67,7 @@ async def settle() -> None:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await work
 
     asyncio.run(bounded())
@@ -76,6 +76,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(calls, "SUSPECT_DEADLINE_S", 60.0)
     monkeypatch.setattr(calls, "_PAUSE_S", 0.0)
 
 
@@ -236,7 +237,7 @@ def test_requests_of_a_replica_that_died_are_asked_again_together() -> None:
         gather = gatherer(handle)
 
         async def ask(number: int) -> int:
-            answer: int = await upstream.call(lambda: gather.remote(number))
+            answer: int = await upstream.call(lambda: gather.remote(number), deadline_s=60)
             return answer
 
         asked = [asyncio.create_task(ask(number)) for number in range(4)]
@@ -262,7 +263,7 @@ def test_deadline_is_a_request_s_own() -> None:
         gather = gatherer(handle)
         first = gather.remote(0)
         hasty = asyncio.create_task(upstream.call(lambda: gather.remote(1), deadline_s=0.02))
-        patient = asyncio.create_task(upstream.call(lambda: gather.remote(2), deadline_s=5))
+        patient = asyncio.create_task(upstream.call(lambda: gather.remote(2), deadline_s=60))
         await settle()
         with pytest.raises(HTTPException) as caught:
             await hasty
