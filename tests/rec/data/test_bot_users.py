@@ -83,6 +83,21 @@ def test_merging_equals_a_full_rebuild_whoever_becomes_a_bot(
     assert files_of(merged) == files_of(full)
 
 
+def test_bot_of_a_day_becomes_a_bot_as_a_whole(tmp_path: Path) -> None:
+    """The events of a bot's day stand in the quarantine, and count."""
+    config = CleaningConfig(
+        pseudonymize_users=False, max_bad_ratio=1.0, max_events_per_user=4, max_events_per_day=2
+    )
+    first = [row("good", 0), *(row("bot", second) for second in range(3))]
+    paths = write(tmp_path, [first, [row("bot", 10), row("bot", 11)]])
+    before = run(tmp_path / "w", paths[:1], config=config)
+    assert before.events.counts["quarantined"] == {"bot_rate": 3}
+    merged = run(tmp_path / "w", paths, config=config)
+    assert merged_into(merged) == before.events.name
+    assert merged.events.counts["quarantined"] == {"bot_user": 5}
+    assert files_of(merged) == files_of(run(tmp_path / "full", paths, config=config))
+
+
 def test_no_more_rows_are_held_than_the_limit_and_a_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
