@@ -14,8 +14,8 @@ import psutil
 
 ProfileName = Literal["laptop", "cpu", "gpu"]
 LISTS_PER_CALL = 8
-"""Lists that a gateway asks a ranker for in one call under load. More save the two processes hardly
-anything and wait longer for each other."""
+"""Lists that a gateway asks a ranker for in one call under load: they share what a call costs, and
+more would wait longer for each other. Other numbers were not measured."""
 _SHARED_MEMORY = Path("/dev/shm")
 
 
