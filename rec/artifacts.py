@@ -43,6 +43,26 @@ _EXCHANGE, _AT_FOLDER = 2, -100
 """Linux: RENAME_EXCHANGE and AT_FDCWD of renameat2."""
 
 
+class Parents(dict[str, str]):
+    """Hold what an artifact was made from, kind -> name; a kind that is not named is an error."""
+
+    def __init__(self, named: Mapping[str, str], *, child: Path) -> None:
+        """Hold the names, and whose they are."""
+        super().__init__(named)
+        self._child = child
+
+    def __missing__(self, kind: str) -> str:
+        """Say which artifact does not name such a parent.
+
+        Raises:
+            ArtifactError: always.
+        """
+        raise ArtifactError(
+            f"{self._child}: expected a parent of kind '{kind}' in its manifest, found "
+            f"{', '.join(sorted(self)) or 'none'}: make it again with the pipeline"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
     """Describe one finished folder.
@@ -68,8 +88,7 @@ class Artifact:
     @property
     def parents(self) -> Mapping[str, str]:
         """Return the artifacts this one was made from, as ``kind -> name``."""
-        parents: Mapping[str, str] = self.manifest["parents"]
-        return parents
+        return Parents(self.manifest["parents"], child=self.path)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rec.artifacts import file_sha256, write_json
-from rec.errors import ConfigError, DataError
+from rec.errors import ArtifactError, ConfigError, DataError
 from rec.ranking.current import current_release
 from rec.ranking.release import RELEASE_FILE
 from rec.stages.recommending import recommend
@@ -68,3 +68,17 @@ def test_batch_says_how_many_lists_are_short_and_why(
     counts = recommend(workspace, k=num_items, output=output, users=str(users))
     assert counts["short_lists"] == counts["category_cap"] == 2
     assert pl.read_parquet(output).height == counts["rows"] < 2 * num_items
+
+
+def test_release_that_does_not_name_its_embeddings_is_refused(
+    released_workspace: Path, tmp_path: Path
+) -> None:
+    workspace, output = tmp_path / "workspace", tmp_path / "lists.parquet"
+    shutil.copytree(released_workspace, workspace)
+    manifest = current_release(workspace) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["parents"]["embeddings"]
+    write_json(manifest, content)
+    with pytest.raises(ArtifactError, match=r"expected a parent of kind 'embeddings' in its mani"):
+        recommend(workspace, k=3, output=output)
+    assert not output.exists()
