@@ -12,6 +12,7 @@ from rec.evaluation.sweeping import Sweep
 
 _WIDTH, _HEIGHT = 720, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 34, 30, 44
+_LETTER_WIDTH = 8
 _LABEL_WIDTH, _LABEL_HEIGHT = 52, 14
 """Room of a short label: one that would stand on another is left out of the drawing."""
 
@@ -149,9 +150,11 @@ def draw_lengths(slices: Mapping[str, Slice], name: str, words: Mapping[str, str
 
 
 def _tick(x: float, text: str) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
-    )
+    """Write below the axis; what would stand out of the drawing ends at its edge."""
+    is_wide = x + len(text) * _LETTER_WIDTH / 2 > _WIDTH
+    place, anchor = (_WIDTH, "end") if is_wide else (x, "middle")
+    y = _HEIGHT - _BOTTOM + 18
+    return f'<text x="{place:.1f}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _marks(values: Sequence[float]) -> list[float]:

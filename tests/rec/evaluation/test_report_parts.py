@@ -1,6 +1,7 @@
 """What the report says beside the models' own numbers, and the comparison of two releases."""
 
 import json
+import re
 import shutil
 from html import escape
 from pathlib import Path
@@ -14,7 +15,9 @@ from rec.data.splits import EvaluationSet
 from rec.errors import ArtifactError, ConfigError, DataError
 from rec.evaluation.calibration import reliability
 from rec.evaluation.comparing import compare_reports
-from rec.evaluation.slicing import slice_by_target
+from rec.evaluation.report_plots import draw_lengths
+from rec.evaluation.report_words import WORDS
+from rec.evaluation.slicing import Slice, slice_by_target
 from rec.evaluation.sweeping import Scoring, sweep_penalty
 from rec.ranking.current import current_release
 from rec.stages.evaluating import EvaluationConfig, evaluate_index
@@ -170,3 +173,13 @@ def test_report_shows_sweep_calibration_and_slices_in_both_languages(
     metrics = json.loads((release / "metrics.json").read_text())
     assert metrics["sweep"]["recommended"] in [p["weight"] for p in metrics["sweep"]["points"]]
     assert "user_id" not in (release / "metrics.json").read_text()
+
+
+def test_last_tick_of_many_users_ends_within_the_drawing() -> None:
+    labels = {"0": 7, ">20": 1779}
+    slices = {
+        name: Slice(num_users=number, ndcg={"nextray": 0.1}) for name, number in labels.items()
+    }
+    html = draw_lengths(slices, "nextray", WORDS["en"])
+    assert re.search(r'<text x="720\.0" y="\d+" text-anchor="end">&gt;20 \(1,779\)<', html)
+    assert re.search(r'text-anchor="middle">0 \(7\)<', html)
