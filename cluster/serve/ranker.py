@@ -27,6 +27,8 @@ from rec.ranking.retrieval.sharding import SHARD_UNAVAILABLE, noting_lost_parts
 
 FOLLOW_S = 0.2
 """Between looks at ``current`` and at the item changes: two small reads."""
+STOPS_WITHIN_S = 5
+"""A look that is under way is let end; a release that is being loaded is not waited for."""
 _WARM_UP_TITLES = 50
 """Enough to meet each language of a catalog."""
 MAX_BATCH = 32
@@ -69,7 +71,8 @@ class Ranker:
         self._metrics = Metrics(shared_folder(root))
         log_as_json()
         self._stop = threading.Event()
-        threading.Thread(target=self._follow, name="follow release", daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, name="follow release", daemon=True)
+        self._follower.start()
 
     async def recommend(
         self, packed: bytes, release: str | None = None, trace: str | None = None
@@ -134,6 +137,7 @@ class Ranker:
     def close(self) -> None:
         """Stop following."""
         self._stop.set()
+        self._follower.join(STOPS_WITHIN_S)
         self._feedback.close()
 
     async def _one(

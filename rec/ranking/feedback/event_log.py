@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rec.data.event_ids import content_event_id
 from rec.data.events import EVENT_SCHEMA, IMPRESSION_SCHEMA, Event, Impression
@@ -149,12 +149,12 @@ class EventLog:
 
     def read_after(self, seq: int, limit: int) -> list[tuple[int, Event]]:
         """Return the first ``limit`` events whose ``seq`` is greater, in order of ``seq``."""
-        rows = self.connection().execute(_SELECT_EVENTS, (seq, limit)).fetchall()
+        rows = self.read(_SELECT_EVENTS, (seq, limit))
         return [(row[0], Event(**dict(zip(_EVENT_FIELDS, row[1:], strict=True)))) for row in rows]
 
     def read_impressions(self, *, limit: int) -> list[Impression]:
         """Return the newest impressions, newest first."""
-        rows = self.connection().execute(
+        rows = self.read(
             f"SELECT {', '.join(_IMPRESSION_FIELDS)} FROM impressions "
             "ORDER BY timestamp_ms DESC, rowid DESC LIMIT ?",
             (limit,),
@@ -163,16 +163,15 @@ class EventLog:
 
     def shown_items(self, *, limit: int) -> frozenset[str]:
         """Return the items that the newest lists have shown."""
-        rows = self.connection().execute(_SELECT_SHOWN, (limit,)).fetchall()
+        rows = self.read(_SELECT_SHOWN, (limit,))
         return frozenset(item_id for (ids,) in rows for item_id in json.loads(ids))
 
     def count_releases(self, impression_ids: Sequence[str]) -> Mapping[str, int]:
         """Return by how many impressions each release is named; unknown ones are left out."""
         found: dict[str, int] = {}
         for impression_id in impression_ids:
-            row = self.connection().execute(_SELECT_RELEASE, (impression_id,)).fetchone()
-            if row is not None:
-                found[row[0]] = found.get(row[0], 0) + 1
+            for (release,) in self.read(_SELECT_RELEASE, (impression_id,)):
+                found[release] = found.get(release, 0) + 1
         return found
 
     def export_user(self, user_id: str) -> UserRecords:
@@ -210,13 +209,15 @@ class EventLog:
                 connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,)).rowcount
                 for table in ("events", "impressions", "base_history")
             ]
-        forget_deleted(self.connection(), self.path, needle=user_id.encode())
+        connection = self.connection()
+        with connection.in_use:
+            forget_deleted(connection, self.path, needle=user_id.encode())
         return Erased(*counts)
 
     def last_seq(self) -> int:
         """Return the newest event's ``seq``; 0 for an empty log."""
-        row = self.connection().execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
-        return int(row[0])
+        [(seq,)] = self.read("SELECT COALESCE(MAX(seq), 0) FROM events")
+        return int(seq)
 
     def count_on(self, seq: int) -> None:
         """Let the next event get the number after ``seq``, if that is free."""
@@ -248,6 +249,12 @@ class EventLog:
                 yield connection
             finally:
                 connection.execute("ROLLBACK")
+
+    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows that one statement finds."""
+        connection = self.connection()
+        with connection.in_use:
+            return connection.execute(statement, parameters).fetchall()
 
     def connection(self) -> Connection:
         """Return this thread's connection, to the file that is the log's now."""

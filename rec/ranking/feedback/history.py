@@ -59,7 +59,7 @@ class HistoryStore:
 
     def shown_lists(self, user_id: str, *, limit: int) -> list[ShownList]:
         """Return the newest ``limit`` lists that a user was shown, newest first."""
-        rows = self._log.connection().execute(_SELECT_SHOWN, (user_id, limit)).fetchall()
+        rows = self._log.read(_SELECT_SHOWN, (user_id, limit))
         return [ShownList(time, json.loads(item_ids)) for time, item_ids in rows]
 
     def load_base(
@@ -100,8 +100,8 @@ class HistoryStore:
 
     def base_release(self) -> str | None:
         """Return the release whose base is loaded, or ``None`` where there is none."""
-        row = self._log.connection().execute(_SELECT_CURRENT).fetchone()
-        return None if row is None else str(row[1])
+        rows = self._log.read(_SELECT_CURRENT)
+        return str(rows[0][1]) if rows else None
 
     def _delete_before(self, generation: int | None) -> None:
         """Delete older bases, block by block; also what a load that was killed left behind."""

@@ -92,14 +92,14 @@ class ItemChanges:
 
     def after(self, seq: int) -> list[ItemChange]:
         """Return the changes whose ``seq`` is greater, in order; microseconds where none is."""
-        rows = self._log.connection().execute(
+        rows = self._log.read(
             f"SELECT {_FIELDS} FROM item_changes WHERE seq > ? ORDER BY seq", (seq,)
         )
-        return [_change(row) for row in rows.fetchall()]
+        return [_change(row) for row in rows]
 
     def names_after(self, seq: int) -> list[ChangedItem]:
         """Return whose items changed after a ``seq``, without what they became."""
-        rows = self._log.connection().execute(
+        rows = self._log.read(
             "SELECT seq, item_id, item IS NULL FROM item_changes WHERE seq > ? ORDER BY seq",
             (seq,),
         )
@@ -107,8 +107,8 @@ class ItemChanges:
 
     def last_seq(self) -> int:
         """Return the newest change's ``seq``; 0 where there is none."""
-        row = self._log.connection().execute("SELECT COALESCE(MAX(seq), 0) FROM item_changes")
-        return int(row.fetchone()[0])
+        [(seq,)] = self._log.read("SELECT COALESCE(MAX(seq), 0) FROM item_changes")
+        return int(seq)
 
 
 def newest_changes(changes: Sequence[ItemChange]) -> dict[str, ItemChange]:

@@ -90,7 +90,7 @@ class Connection(sqlite3.Connection):
     path: Path
     file_number: int
     in_use: threading.RLock
-    """Held during a transaction: closing a connection under its thread ends the process."""
+    """Held in a transaction and a read: closing a connection under its thread ends the process."""
 
     @property
     def is_current(self) -> bool:

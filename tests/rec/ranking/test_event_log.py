@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import multiprocessing
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from rec.errors import ArtifactError
 from rec.ranking.feedback.event_log import Appended, EventLog, Write
 from rec.ranking.feedback.group_commit import GroupCommit
 from rec.ranking.feedback.history import HistoryStore, base_histories
+from tests.processes import wait_until
 
 IMPRESSION = Impression(
     impression_id="m1",
@@ -168,3 +171,29 @@ def test_an_error_reaches_every_caller_of_the_group(log: EventLog) -> None:
 
     results = asyncio.run(run())
     assert [type(result) for result in results] == [sqlite3.IntegrityError] * 2
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_log_is_closed_while_other_threads_read(log: EventLog, number: int) -> None:
+    """Closing a connection under its thread's statement would end the whole process."""
+    del number  # once is not enough to meet the moment
+    log.append([view("ada", "a", 1)])
+    is_over = threading.Event()
+    reads: list[int] = []
+
+    def read() -> None:
+        while not is_over.is_set():
+            # Closed between its look and its read, it is told so.
+            with contextlib.suppress(sqlite3.ProgrammingError):
+                reads.append(len(log.read_after(0, 10)))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(reads) > 20, within_s=60, what="reads")
+    log.close()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    log.close()  # what was opened after the first time
+    assert set(reads) == {1}
