@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import logging
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,28 @@ from tests.cluster.graph import Graph, running_graph
 from tests.releases import make_release
 
 WARM_UP, NUM_REQUESTS = 120, 240
+NUM_THREADS = 4
 MOST_NEW = NUM_REQUESTS // 4
-"""Objects: one that is kept for every fourth request would be seen, a thread that comes is not."""
+"""Objects: one that is kept for every fourth request would be seen."""
 BOUNDED = {
     "weakref.ReferenceType",  # sqlite3 lists a connection's cursors, up to 200 of them
     "sqlite3.Statement",  # up to 128 of a connection
     "urllib.parse.SplitResult",  # the client's own cache
 }
 """What libraries keep up to a bound that is not reached so soon."""
+
+
+async def start_threads(graph: Graph) -> None:
+    """Start all threads that answer, each with its connections: some twenty objects a thread."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS))
+    are_there = threading.Barrier(NUM_THREADS)
+
+    def open_connections() -> None:
+        are_there.wait(60)
+        for log in (graph.gateway.state.log, *(one._feedback.log for one in graph.rankers)):
+            log.last_seq()
+
+    await asyncio.gather(*(asyncio.to_thread(open_connections) for _ in range(NUM_THREADS)))
 
 
 async def ask(graph: Graph, first: int, number: int) -> None:
@@ -53,6 +69,7 @@ def test_nothing_is_kept_of_a_request_that_was_answered(
     monkeypatch.setattr(logging.getLogger("cluster.serve"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("httpx"), "propagate", False)
     with running_graph(tmp_path, make_release(tmp_path)) as graph:
+        graph.run(start_threads(graph))
         graph.run(ask(graph, 0, WARM_UP))
         before = kinds()
         graph.run(ask(graph, WARM_UP, NUM_REQUESTS))
