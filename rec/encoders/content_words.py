@@ -1,8 +1,7 @@
-"""The article's reading: no stop words, no punctuation. An ablation, and a harmful one.
+"""The article's reading, as an ablation: no stop words, no punctuation.
 
-A pretrained model has learned from whole sentences; what is left of one without its little words
-is unlike anything that it knows, and Chinese gets spaces that nobody writes. It is here so that
-what it costs can be measured (``tests.benchmarks.ablation --words all content``).
+A pretrained model has learned from whole sentences, and Chinese gets spaces that nobody writes. It
+is here so that what this costs can be measured (``tests.benchmarks.ablation --words all content``).
 
 Shapes: N texts, D width.
 
